@@ -1,0 +1,128 @@
+"""The paged KV cache, one step's input to the model, and attention over both."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from models.config import ModelConfig
+from pallas_kernels.kv_write import write_pages
+
+BLOCK_Q = 64  # queries of a block: all of one request
+
+# attention(layer, q [T K G H], k [T K H], v [T K H], cache) -> (out [T K G H], cache)
+type Attention[Cache] = Callable[[Array | int, Array, Array, Array, Cache], tuple[Array, Cache]]
+# attend(q [B Q K G H], k_pages, v_pages, page_tables [B P], positions [B Q]) -> [B Q K G H]
+type PagedAttention = Callable[[Array, Array, Array, Array, Array], Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class KVCache:
+    """Keys and values of every layer, in pages. Page 0 is only ever read.
+
+    Attributes:
+        k: [L, pages, K, page, H]
+        v: [L, pages, K, page, H]
+    """
+
+    k: Array
+    v: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ModelInput:
+    """The tokens of one step, where they stand and whose they are.
+
+    The token axis is ragged: first the rows of one query each, then, from a multiple of BLOCK_Q on,
+    blocks of BLOCK_Q queries that each belong to one request. With 3 decode rows and a chunk of 70
+    tokens (BLOCK_Q = 64):
+
+        token     0 1 2 | 3 … 63  | 64 … 127 | 128 … 133 | 134 … 191 | 192 … 255
+        what      rows  | padding | block 1  | block 2   | padding   | padding
+        blocks    -1              | slot     | slot                  | -1
+
+    Attributes:
+        token_ids: [T]
+        positions: [T], the token's place in its context; -1 for padding
+        slots: [T], the row of the page table that the token's context is in
+        blocks: [T // 64 or 0], the slot of each query block; -1 where the tokens are single rows
+        page_table: [S, P]
+    """
+
+    token_ids: Array
+    positions: Array
+    slots: Array
+    blocks: Array
+    page_table: Array
+
+    @property
+    def num_rows(self) -> int:
+        """How many tokens at the front can be rows of one query."""
+        return min(self.token_ids.shape[0], self.page_table.shape[0])
+
+
+def kv_bytes_per_token(config: ModelConfig, dtype: jnp.dtype) -> int:
+    """Bytes that one token's keys and values take in all layers."""
+    return 2 * config.num_layers * config.num_kv_heads * config.head_dim * dtype.itemsize
+
+
+def cache_shape(config: ModelConfig, *, num_pages: int, page_size: int) -> tuple[int, ...]:
+    """Shape of the keys, and of the values: [L, pages, K, page, H]."""
+    return (config.num_layers, num_pages, config.num_kv_heads, page_size, config.head_dim)
+
+
+def make_paged_attention(step: ModelInput, attend: PagedAttention) -> Attention[KVCache]:
+    """Attention of a step's tokens over the paged cache; their keys and values are written first.
+
+    Args:
+        step: the tokens.
+        attend: the implementation, as `pallas_kernels.paged_attention.paged_attention`.
+    """
+    page_size = BLOCK_Q
+    num_rows, num_blocks = step.num_rows, step.blocks.shape[0]
+    place = jnp.maximum(step.positions, 0)
+    offsets = place % page_size
+    own_pages = step.page_table.at[step.slots, place // page_size].get(mode="clip")
+    is_row = jnp.ones(num_rows, bool)
+    if num_blocks:
+        is_row = step.blocks[jnp.arange(num_rows) // BLOCK_Q] < 0
+    row_positions = jnp.where(is_row, step.positions[:num_rows], -1)[:, None]
+    row_tables = step.page_table.at[step.slots[:num_rows]].get(mode="clip")
+    block_tables = step.page_table.at[jnp.maximum(step.blocks, 0)].get(mode="clip")
+    block_positions = jnp.where(
+        step.blocks[:, None] >= 0, step.positions[: num_blocks * BLOCK_Q].reshape(-1, BLOCK_Q), -1
+    )
+
+    def attention(
+        layer: Array | int, q: Array, k: Array, v: Array, cache: KVCache
+    ) -> tuple[Array, KVCache]:
+        num_pages = cache.k.shape[1]
+        page_ids = jnp.where(step.positions >= 0, own_pages, num_pages)  # padding: nowhere
+        cache = KVCache(
+            k=write_pages(cache.k, layer, k, page_ids, offsets),
+            v=write_pages(cache.v, layer, v, page_ids, offsets),
+        )
+        # all layers' pages as one axis, so that no layer is sliced out (and copied)
+        k_pages, v_pages = (x.reshape(-1, *x.shape[2:]) for x in (cache.k, cache.v))
+        first_page = layer * num_pages
+        with jax.named_scope("attention"):
+            rows = attend(
+                q[:num_rows, None], k_pages, v_pages, row_tables + first_page, row_positions
+            )[:, 0]
+            if not num_blocks:
+                return rows, cache
+            blocks = attend(
+                q.reshape(num_blocks, BLOCK_Q, *q.shape[1:]),
+                k_pages,
+                v_pages,
+                block_tables + first_page,
+                block_positions,
+            ).reshape(q.shape)
+            # each token was computed by one of the two and is zero in the other
+            return blocks.at[:num_rows].add(rows), cache
+
+    return attention

@@ -1,0 +1,165 @@
+"""Qwen2 and Qwen2.5: the forward pass, once, for serving, training and experiments."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from models.config import ModelConfig
+from models.kv_cache import Attention
+from models.rope import rope_tables, rotate
+from models.weights import Weight
+
+# all_reduce(x): the sum over the devices that each hold a part
+type AllReduce = Callable[[Array], Array]
+
+
+def whole(x: Array) -> Array:
+    """The all-reduce of a model that is on one device."""
+    return x
+
+
+class RMSNorm(nnx.Module):
+    """Root-mean-square norm, in float32.
+
+    Source: Zhang and Sennrich, Root Mean Square Layer Normalization, 2019.
+    """
+
+    def __init__(self, scale: Array, eps: float):
+        self.scale = nnx.Param(scale, axes=(None,))
+        self.eps = eps
+
+    def __call__(self, x: Float[Array, "T D"]) -> Float[Array, "T D"]:
+        wide = x.astype(jnp.float32)
+        wide = wide * lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
+        return (wide * self.scale[...]).astype(x.dtype)
+
+
+class SelfAttention(nnx.Module):
+    """Grouped-query attention; query, key and value in one matrix, by kv head.
+
+    Rows of `qkv` for one kv head: its G query heads, its key head, its value head.
+    """
+
+    def __init__(self, qkv: Weight, bias: Array, out: Weight, head_dim: int):
+        self.qkv = qkv  # [K, (G + 2) * H, D]
+        self.bias = nnx.Param(bias, axes=("kv_heads", None))  # [K, (G + 2) * H]
+        self.out = out  # [D, K, G * H]
+        self.head_dim = head_dim
+
+    def __call__[Cache](
+        self,
+        layer: Array | int,
+        x: Float[Array, "T D"],
+        rope: tuple[Array, Array],
+        attention: Attention[Cache],
+        cache: Cache,
+    ) -> tuple[Float[Array, "T D"], Cache]:
+        with jax.named_scope("qkv"):
+            bias = self.bias[...]
+            num_kv_heads = bias.shape[0]
+            qkv = self.qkv.product(x) + bias.reshape(-1)
+            qkv = qkv.astype(x.dtype).reshape(x.shape[0], num_kv_heads, -1, self.head_dim)
+        with jax.named_scope("rope"):
+            q = rotate(qkv[:, :, :-2], *rope) * self.head_dim**-0.5
+            k = rotate(qkv[:, :, -2], *rope)
+        mixed, cache = attention(
+            layer, q.astype(x.dtype), k.astype(x.dtype), qkv[:, :, -1], cache
+        )
+        with jax.named_scope("attention_out"):
+            return self.out.product(mixed.reshape(x.shape[0], -1)), cache
+
+
+class MLP(nnx.Module):
+    """Gated feed-forward; gate and up in one matrix.
+
+    Source: Shazeer, GLU Variants Improve Transformer, 2020 (SwiGLU).
+    """
+
+    def __init__(self, gate_up: Weight, down: Weight):
+        self.gate_up = gate_up  # [2, F, D]
+        self.down = down  # [D, F]
+
+    def __call__(self, x: Float[Array, "T D"]) -> Float[Array, "T D"]:
+        with jax.named_scope("mlp"):
+            gate, up = jnp.split(self.gate_up.product(x), 2, axis=-1)
+            return self.down.product((jax.nn.silu(gate) * up).astype(x.dtype))
+
+
+class Layer(nnx.Module):
+    """Attention and feed-forward, each behind a norm and added to the residual stream."""
+
+    def __init__(self, attn_norm: RMSNorm, attn: SelfAttention, mlp_norm: RMSNorm, mlp: MLP):
+        self.attn_norm = attn_norm
+        self.attn = attn
+        self.mlp_norm = mlp_norm
+        self.mlp = mlp
+
+    def __call__[Cache](
+        self,
+        layer: Array | int,
+        x: Float[Array, "T D"],
+        rope: tuple[Array, Array],
+        attention: Attention[Cache],
+        cache: Cache,
+        all_reduce: AllReduce,
+    ) -> tuple[Float[Array, "T D"], Cache]:
+        mixed, cache = self.attn(layer, self.attn_norm(x), rope, attention, cache)
+        x = x + all_reduce(mixed).astype(x.dtype)
+        x = x + all_reduce(self.mlp(self.mlp_norm(x))).astype(x.dtype)
+        return x, cache
+
+
+class Decoder(nnx.Module):
+    """Embedding and layers: tokens to hidden states."""
+
+    def __init__(self, config: ModelConfig, embedding: Array, layers: list[Layer]):
+        self.config = config
+        self.embedding = nnx.Param(embedding, axes=(None, None))  # [V, D]
+        self.layers = nnx.List(layers)
+
+    def __call__[Cache](
+        self,
+        token_ids: Int[Array, " T"],
+        positions: Int[Array, " T"],
+        attention: Attention[Cache],
+        cache: Cache,
+        all_reduce: AllReduce = whole,
+    ) -> tuple[Float[Array, "T D"], Cache]:
+        """Hidden states after the last layer, and the cache with the tokens in it."""
+        x = self.embedding[...][token_ids]
+        rope = rope_tables(self.config, positions)
+
+        @jax.jit
+        def run(block: Layer, layer: Array, x: Array, cache: Cache) -> tuple[Array, Cache]:
+            return block(layer, x, rope, attention, cache, all_reduce)
+
+        # under its own jit a layer is traced once, not once for each of them
+        for i, block in enumerate(self.layers):
+            x, cache = run(block, jnp.int32(i), x, cache)
+        return x, cache
+
+
+class Head(nnx.Module):
+    """Final norm and output matrix: hidden states to scores."""
+
+    def __init__(self, norm: RMSNorm, weight: Weight):
+        self.norm = norm
+        self.weight = weight  # [V, D]
+
+    def __call__(self, hidden: Float[Array, "S D"]) -> Float[Array, "S V"]:
+        """Scores of the next token, float32; on a sharded model, of this device's part of V."""
+        with jax.named_scope("lm_head"):
+            return self.weight.product(self.norm(hidden))
+
+
+class Qwen2(nnx.Module):
+    """The whole model, in the two parts that a step runs at different times."""
+
+    def __init__(self, config: ModelConfig, decoder: Decoder, head: Head):
+        self.config = config
+        self.decoder = decoder
+        self.head = head

@@ -1,0 +1,60 @@
+"""The types a weight matrix can have, and its product with activations.
+
+A type is a module whose `product` maps [T, in] to [T, out]. The arrays keep the structure that they
+shard by; the product sees the part that one device holds.
+"""
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float
+
+type Axes = tuple[str | None, ...]
+
+
+class Dense(nnx.Module):
+    """A float matrix, [*out, *in]; products accumulate in float32."""
+
+    def __init__(self, values: Array, axes: Axes, *, num_out: int):
+        """`axes`: logical name of each axis; `num_out`: how many of them are outputs."""
+        self.values = nnx.Param(values, axes=axes)
+        self.num_out = num_out
+
+    def product(self, x: Float[Array, "T in"]) -> Float[Array, "T out"]:
+        values = self.values[...]
+        matrix = values.reshape(-1, x.shape[1])
+        return lax.dot_general(
+            x, matrix, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
+        )
+
+
+class Int8(nnx.Module):
+    """An 8-bit matrix with a scale per output; activations are rounded per token, products exact.
+
+    For CPUs: integer products read a quarter of float32's bytes.
+    """
+
+    def __init__(self, values: Array, scales: Array, axes: Axes, *, num_out: int):
+        """`values` int8 [*out, *in]; `scales` float32 [*out]."""
+        self.values = nnx.Param(values, axes=axes)
+        self.scales = nnx.Param(scales, axes=axes[:num_out])
+        self.num_out = num_out
+
+    def product(self, x: Float[Array, "T in"]) -> Float[Array, "T out"]:
+        x = x.astype(jnp.float32)
+        peak = jnp.maximum(jnp.abs(x).max(axis=1, keepdims=True), 1e-30)
+        rounded = jnp.round(x * (127 / peak)).astype(jnp.int8)
+        matrix = self.values[...].reshape(-1, x.shape[1])
+        exact = lax.dot_general(
+            rounded, matrix, (((1,), (1,)), ((), ())), preferred_element_type=jnp.int32
+        )
+        return exact.astype(jnp.float32) * (peak / 127) * self.scales[...].reshape(-1)
+
+
+type Weight = Dense | Int8
+
+
+def round_to_int8(values: Float[Array, "out in"]) -> tuple[Array, Array]:
+    """int8 values and float32 scales [out] whose product is nearest to `values`, row by row."""
+    peak = jnp.maximum(jnp.abs(values).max(axis=1), 1e-30)
+    return jnp.round(values * (127 / peak)[:, None]).astype(jnp.int8), peak / 127

@@ -1,0 +1,1 @@
+"""Arrays in, arrays out: each kernel beside its plain-JAX reference."""

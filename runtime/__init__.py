@@ -1,0 +1,1 @@
+"""Requests, pages, the step, sampling, compiled programs. Knows no HTTP."""

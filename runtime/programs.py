@@ -1,0 +1,219 @@
+"""Compiles every program of the step before the first request, in threads, through the cache."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from models.kv_cache import KVCache, PagedAttention
+from models.mesh import CACHE_AXES, TP, partition
+from models.qwen2 import Qwen2
+from runtime.buckets import Bucket, Buckets
+from runtime.compile_log import CompileLog
+from runtime.slots import SlotState
+from runtime.step import forward, sample, set_extras
+from runtime.step_input import StepShape, extras_packing, forward_packing, sample_packing
+
+type Forward = Callable[[list[Array], KVCache, SlotState, Any], tuple[KVCache, SlotState, Array]]
+type Sample = Callable[[list[Array], SlotState, Array, Any], tuple[SlotState, Array]]
+type SetExtras = Callable[[SlotState, Any], SlotState]
+
+
+@dataclass(frozen=True)
+class Programs:
+    """The compiled step: one forward a bucket, one sample a number of rows, and one for extras.
+
+    `seconds` and `num_cached` tell how long it took and how many came from the persistent cache.
+    """
+
+    forward: dict[Bucket, Forward]
+    sample: dict[int, Sample]
+    set_extras: SetExtras
+    seconds: float
+    num_cached: int
+
+    @property
+    def num_programs(self) -> int:
+        """How many there are."""
+        return len(self.forward) + len(self.sample) + 1
+
+
+@dataclass(frozen=True)
+class Part:
+    """A module taken apart once: what it is, its arrays, and where they are cut."""
+
+    graph: Any
+    treedef: Any
+    leaves: list[Array]
+    specs: list[PartitionSpec]
+
+    def rebuild(self, leaves: list[Array]) -> Any:
+        """The module around other arrays, inside a program."""
+        return nnx.merge(self.graph, jax.tree.unflatten(self.treedef, leaves))
+
+
+def take_apart(module: nnx.Module) -> Part:
+    """The module as a list of arrays: a call with modules costs tens of milliseconds."""
+    graph, state = nnx.split(module)
+    leaves, treedef = jax.tree.flatten(state)
+    variables = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, nnx.Variable))
+    specs = [partition(variable.get_metadata("axes")) for variable in variables]
+    return Part(graph, treedef, leaves, specs)
+
+
+def compile_programs(
+    decoder: Part,
+    head: Part,
+    *,
+    mesh: Mesh,
+    buckets: Buckets,
+    shape: StepShape,
+    cache: KVCache,
+    state: SlotState,
+    attend: PagedAttention,
+    num_threads: int,
+    log: CompileLog,
+) -> Programs:
+    """Lowers here, since tracing holds the interpreter, and compiles in threads, which does not."""
+    start = time.monotonic()
+    cached_before = log.num_cached
+    jits = _Jits(decoder, head, mesh, shape, attend)
+    hidden = jax.ShapeDtypeStruct(
+        (shape.num_slots, decoder_width(decoder)),
+        decoder_dtype(decoder),
+        sharding=NamedSharding(mesh, PartitionSpec()),
+    )
+    with ThreadPoolExecutor(num_threads) as pool:
+        forwards = {
+            bucket: pool.submit(
+                jits.forward(bucket)
+                .lower(decoder.leaves, cache, state, _vector(forward_packing(bucket, shape).size))
+                .compile
+            )
+            # the largest takes longest
+            for bucket in reversed(buckets.all)
+        }
+        samples = {
+            rows: pool.submit(
+                jits.sample(rows)
+                .lower(head.leaves, state, hidden, _vector(sample_packing(rows).size))
+                .compile
+            )
+            for rows in buckets.rows
+        }
+        extras = pool.submit(
+            jits.set_extras().lower(state, _vector(extras_packing(shape).size)).compile
+        )
+        return Programs(
+            forward={bucket: forwards[bucket].result() for bucket in buckets.all},
+            sample={rows: samples[rows].result() for rows in buckets.rows},
+            set_extras=extras.result(),
+            seconds=time.monotonic() - start,
+            num_cached=log.num_cached - cached_before,
+        )
+
+
+class _Jits:
+    """The programs before they have a shape."""
+
+    def __init__(
+        self, decoder: Part, head: Part, mesh: Mesh, shape: StepShape, attend: PagedAttention
+    ):
+        self._decoder = decoder
+        self._head = head
+        self._mesh = mesh
+        self._shape = shape
+        self._attend = attend
+
+    def forward(self, bucket: Bucket) -> Any:
+        packing = forward_packing(bucket, self._shape)
+
+        def run(
+            leaves: list[Array], cache: KVCache, state: SlotState, vector: Array
+        ) -> tuple[KVCache, SlotState, Array]:
+            return forward(
+                self._decoder.rebuild(leaves),
+                cache,
+                state,
+                packing.unpack(vector),
+                attend=self._attend,
+                all_reduce=partial(lax.psum, axis_name=TP),
+            )
+
+        cache = partition(CACHE_AXES)
+        return self._jit(
+            run,
+            f"forward_{bucket.name}",
+            (self._decoder.specs, cache, PartitionSpec(), PartitionSpec()),
+            (cache, PartitionSpec(), PartitionSpec()),
+            donate=(1, 2),
+        )
+
+    def sample(self, num_rows: int) -> Any:
+        packing = sample_packing(num_rows)
+        vocab_size = self._shape.vocab_size
+
+        def gather(logits: Array) -> Array:
+            # the vocabulary may be padded, so that it divides
+            return lax.all_gather(logits, TP, axis=1, tiled=True)[:, :vocab_size]
+
+        def run(
+            leaves: list[Array], state: SlotState, hidden: Array, vector: Array
+        ) -> tuple[SlotState, Array]:
+            rows = packing.unpack(vector)["rows"]
+            return sample(self._head.rebuild(leaves), state, hidden, rows, gather=gather)
+
+        return self._jit(
+            run,
+            f"sample_{num_rows}",
+            (self._head.specs, PartitionSpec(), PartitionSpec(), PartitionSpec()),
+            (PartitionSpec(), PartitionSpec()),
+            donate=(1,),
+        )
+
+    def set_extras(self) -> Any:
+        packing = extras_packing(self._shape)
+
+        def run(state: SlotState, vector: Array) -> SlotState:
+            return set_extras(state, packing.unpack(vector))
+
+        everywhere = PartitionSpec()
+        return self._jit(run, "set_extras", (everywhere, everywhere), everywhere, donate=(0,))
+
+    def _jit(
+        self, run: Callable[..., Any], name: str, into: Any, out: Any, *, donate: tuple[int, ...]
+    ) -> Any:
+        """One shard_map around the whole program: the same code on any number of devices."""
+        mapped = jax.shard_map(
+            run, mesh=self._mesh, in_specs=into, out_specs=out, check_vma=False
+        )
+        mapped.__name__ = name
+        return jax.jit(mapped, donate_argnums=donate)
+
+
+def decoder_width(decoder: Part) -> int:
+    """D, of the module that was taken apart."""
+    return int(_embedding(decoder).shape[1])
+
+
+def decoder_dtype(decoder: Part) -> jnp.dtype:
+    """The dtype of activations."""
+    return jnp.dtype(_embedding(decoder).dtype)
+
+
+def _embedding(decoder: Part) -> Any:
+    state = jax.tree.unflatten(decoder.treedef, decoder.leaves)
+    return state["embedding"][...]
+
+
+def _vector(size: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((size,), jnp.int32)

@@ -1,0 +1,190 @@
+"""The programs of a step, as pure functions of arrays: forward, sample, set_extras."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+from models.kv_cache import KVCache, ModelInput, PagedAttention, make_paged_attention
+from models.qwen2 import AllReduce, Decoder, Head
+from runtime.packing import from_bits, to_bits
+from runtime.request import MAX_LOGPROBS
+from runtime.sampling import adjust, choose
+from runtime.slots import SlotState
+from runtime.step_input import BAN_STOPS, WANTS_LOGPROBS
+
+RESULT_COLUMNS = 3 + 2 * MAX_LOGPROBS  # token, finite, logprob, best ids, their logprobs
+
+
+def forward(
+    decoder: Decoder,
+    cache: KVCache,
+    state: SlotState,
+    inputs: dict[str, Array],
+    *,
+    attend: PagedAttention,
+    all_reduce: AllReduce,
+) -> tuple[KVCache, SlotState, Array]:
+    """Runs a step's tokens through the layers.
+
+    Args:
+        inputs: `runtime.step_input.forward_packing`.
+
+    Returns:
+        the cache and the state with the step in them, and the hidden states [S, D] of the tokens
+        after which one is to be sampled.
+    """
+    state = _admit(state, inputs["admitted"])
+    slot, index, page = inputs["pages"].T
+    state = replace(state, page_table=state.page_table.at[slot, index].set(page, mode="drop"))
+    given, slots = inputs["token_ids"], inputs["slots"]
+    last_token = state.last_token.at[slots].get(mode="clip")
+    step = ModelInput(
+        token_ids=jnp.where(given >= 0, given, last_token),
+        positions=inputs["positions"],
+        slots=slots,
+        blocks=inputs["blocks"],
+        page_table=state.page_table,
+    )
+    hidden, cache = decoder(
+        step.token_ids,
+        jnp.maximum(step.positions, 0),
+        make_paged_attention(step, attend),
+        cache,
+        all_reduce,
+    )
+    return cache, state, hidden.at[inputs["hidden_rows"]].get(mode="clip")
+
+
+def _admit(state: SlotState, admitted: Array) -> SlotState:
+    """Sampling parameters of new requests; those of slot S are dropped."""
+    slot = admitted[:, 0]
+    bits = lambda x: lax.bitcast_convert_type(x, jnp.uint32)  # noqa: E731
+    return replace(
+        state,
+        seeds=state.seeds.at[slot].set(bits(admitted[:, 1:4]), mode="drop"),
+        top_k=state.top_k.at[slot].set(admitted[:, 4], mode="drop"),
+        sampling=state.sampling.at[slot].set(from_bits(admitted[:, 5:8]), mode="drop"),
+        has_extras=state.has_extras.at[slot].set(admitted[:, 8] != 0, mode="drop"),
+    )
+
+
+def sample(
+    head: Head, state: SlotState, hidden: Array, rows: Array, *, gather: AllReduce
+) -> tuple[SlotState, Array]:
+    """Chooses a token for each of the first rows of `hidden`.
+
+    Args:
+        hidden: [S, D], from `forward`.
+        rows: [R, 3], R <= S: `runtime.step_input.sample_packing`.
+        gather: puts the parts of the vocabulary together: [R, V / devices] -> [R, V].
+
+    Returns:
+        the state, and int32 [R, RESULT_COLUMNS], floats as bits.
+    """
+    slot, position, bits = rows.T
+    logits = gather(head(hidden[: rows.shape[0]]))
+    with jax.named_scope("sampling"):
+        own = jax.tree.map(lambda x: x.at[slot].get(mode="fill", fill_value=0), _small(state))
+        adjusted = lax.cond(
+            jnp.any(own["has_extras"]),
+            lambda: _with_extras(logits, state, slot, own["has_extras"], bits),
+            lambda: logits,
+        )
+        temperature, top_p, min_p = own["sampling"].T
+        token = choose(
+            adjusted,
+            temperature=temperature,
+            top_k=own["top_k"],
+            top_p=top_p,
+            min_p=min_p,
+            keys=_keys(own["seeds"], position),
+        )
+        wanted = (bits & WANTS_LOGPROBS) != 0
+        report = lax.cond(
+            jnp.any(wanted), lambda: _logprobs(logits, token), lambda: _no_logprobs(logits)
+        )
+        finite = jnp.isfinite(logits.max(axis=-1)).astype(jnp.int32)  # a NaN wins every maximum
+        counted = jnp.where(own["has_extras"], slot, state.counts.shape[0])
+        state = replace(
+            state,
+            last_token=state.last_token.at[slot].set(token, mode="drop"),
+            counts=state.counts.at[counted, token].add(2, mode="drop"),
+        )
+        return state, jnp.concatenate([token[:, None], finite[:, None], report], axis=1)
+
+
+def _small(state: SlotState) -> dict[str, Array]:
+    names = ("seeds", "top_k", "sampling", "has_extras")
+    return {name: getattr(state, name) for name in names}
+
+
+def _with_extras(
+    logits: Array, state: SlotState, slot: Array, has_extras: Array, bits: Array
+) -> Array:
+    adjusted = adjust(
+        logits,
+        counts=state.counts.at[slot].get(mode="clip"),
+        penalties=state.penalties.at[slot].get(mode="clip"),
+        bias_ids=state.bias_ids.at[slot].get(mode="clip"),
+        bias_values=state.bias_values.at[slot].get(mode="clip"),
+        banned_ids=state.banned_ids.at[slot].get(mode="clip"),
+        ban=(bits & BAN_STOPS) != 0,
+    )
+    return jnp.where(has_extras[:, None], adjusted, logits)
+
+
+def _keys(seeds: Array, position: Array) -> Array:
+    """The key of each token: of its request's seed, its choice and its place, of nothing else."""
+
+    def key(seed: Array, position: Array) -> Array:
+        root = jax.random.wrap_key_data(seed[:2], impl="threefry2x32")
+        return jax.random.fold_in(jax.random.fold_in(root, seed[2]), position)
+
+    return jax.vmap(key)(seeds, position)
+
+
+def _logprobs(logits: Array, token: Array) -> Array:
+    """Log-probabilities of the unscaled scores: the token's, and the 20 best; as bits."""
+    log_total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    chosen = jnp.take_along_axis(logits, token[:, None], axis=1) - log_total
+    best, ids = lax.top_k(logits, min(MAX_LOGPROBS, logits.shape[1]), is_stable=False)
+    missing = ((0, 0), (0, MAX_LOGPROBS - ids.shape[1]))
+    return jnp.concatenate(
+        [
+            to_bits(chosen),
+            jnp.pad(ids, missing, constant_values=-1),
+            to_bits(jnp.pad(best - log_total, missing)),
+        ],
+        axis=1,
+    )
+
+
+def _no_logprobs(logits: Array) -> Array:
+    return jnp.zeros((logits.shape[0], RESULT_COLUMNS - 2), jnp.int32)
+
+
+def set_extras(state: SlotState, inputs: dict[str, Array]) -> SlotState:
+    """The penalties, biases and counts of one slot's new request.
+
+    Args:
+        inputs: `runtime.step_input.extras_packing`.
+    """
+    slot = inputs["slot"][0]
+    tokens = inputs["token_ids"]
+    in_prompt = jnp.arange(tokens.shape[0]) < inputs["num_prompt"][0]
+    vocab_size = state.counts.shape[1]
+    prompt = jnp.zeros(vocab_size, jnp.int32).at[tokens].max(in_prompt.astype(jnp.int32), mode="drop")
+    answer = jnp.zeros(vocab_size, jnp.int32).at[tokens].add(
+        jnp.where(in_prompt, 0, 2), mode="drop"
+    )
+    return replace(
+        state,
+        penalties=state.penalties.at[slot].set(from_bits(inputs["penalties"])),
+        counts=state.counts.at[slot].set(prompt + answer),
+        bias_ids=state.bias_ids.at[slot].set(inputs["bias_ids"]),
+        bias_values=state.bias_values.at[slot].set(from_bits(inputs["bias_values"])),
+        banned_ids=state.banned_ids.at[slot].set(inputs["banned_ids"]),
+    )

@@ -1,0 +1,1 @@
+"""Text without JAX: tokenizer, chat template, detokenizer, stop strings."""

@@ -1,0 +1,1 @@
+"""HTTP: OpenAI's JSON, the command line, the processes. Knows no arrays."""

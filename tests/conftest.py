@@ -1,0 +1,39 @@
+"""Options and fixtures that every test folder shares."""
+
+from pathlib import Path
+
+import pytest
+
+BESIDE = Path(__file__).resolve().parents[2]
+MODEL_NAME = "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--goldens",
+        type=Path,
+        default=BESIDE / "shared" / "goldens",
+        help="reference data computed by llama.cpp",
+    )
+    parser.addoption(
+        "--model",
+        type=Path,
+        default=BESIDE / "models" / MODEL_NAME,
+        help="Qwen2.5-Coder-0.5B-Instruct Q4_K_M, as a GGUF file",
+    )
+
+
+@pytest.fixture(scope="session")
+def goldens(request: pytest.FixtureRequest) -> Path:
+    path: Path = request.config.getoption("--goldens")
+    if not path.is_dir():
+        pytest.skip(f"no reference data at {path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def model_file(request: pytest.FixtureRequest) -> Path:
+    path: Path = request.config.getoption("--model")
+    if not path.is_file():
+        pytest.skip(f"no model at {path}")
+    return path
