@@ -70,7 +70,9 @@ def check_tensors(file: GGUFFile, config: ModelConfig) -> None:
     ]
     if problems:
         shown = "; ".join(problems[:8]) + ("; …" if len(problems) > 8 else "")
-        raise ModelFileError(f"{len(problems)} wrong tensors: {shown}", path=file.path, subject="tensors")
+        raise ModelFileError(
+            f"{len(problems)} wrong tensors: {shown}", path=file.path, subject="tensors"
+        )
 
 
 def load_model(
@@ -199,7 +201,13 @@ class _Reader:
             self._settle()
 
     def _build(
-        self, names: list[str], shape: tuple[int, ...], axes: Axes, *, dtype: str, join_axis: int = 0
+        self,
+        names: list[str],
+        shape: tuple[int, ...],
+        axes: Axes,
+        *,
+        dtype: str,
+        join_axis: int = 0,
     ) -> Array:
         raw, types = self._raw(names)
         array = _assemble(

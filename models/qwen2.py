@@ -66,9 +66,7 @@ class SelfAttention(nnx.Module):
         with jax.named_scope("rope"):
             q = rotate(qkv[:, :, :-2], *rope) * self.head_dim**-0.5
             k = rotate(qkv[:, :, -2], *rope)
-        mixed, cache = attention(
-            layer, q.astype(x.dtype), k.astype(x.dtype), qkv[:, :, -1], cache
-        )
+        mixed, cache = attention(layer, q.astype(x.dtype), k.astype(x.dtype), qkv[:, :, -1], cache)
         with jax.named_scope("attention_out"):
             return self.out.product(mixed.reshape(x.shape[0], -1)), cache
 

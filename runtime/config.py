@@ -56,8 +56,7 @@ class RuntimeConfig:
             )
         if not 0.05 <= self.gpu_memory_utilization <= 1.0:
             raise ValueError(
-                "gpu_memory_utilization must lie in [0.05, 1], "
-                f"got {self.gpu_memory_utilization}"
+                f"gpu_memory_utilization must lie in [0.05, 1], got {self.gpu_memory_utilization}"
             )
         if self.max_model_len is not None and self.max_model_len < 2:
             raise ValueError(f"max_model_len must be at least 2, got {self.max_model_len}")

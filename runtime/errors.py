@@ -1,10 +1,10 @@
 """The errors a caller can meet, and what each means over HTTP.
 
-    RequestError (400)        the request asks for what cannot be given; the message says what
-      PromptTooLong           the prompt, or the prompt and its answer, cannot fit
-      UnsupportedParameter    a known parameter that ggjax does not implement
-    Overloaded (503)          the queue is full; the same request may succeed later
-    EngineDied (500)          the engine process or the device is lost
+RequestError (400)        the request asks for what cannot be given; the message says what
+  PromptTooLong           the prompt, or the prompt and its answer, cannot fit
+  UnsupportedParameter    a known parameter that ggjax does not implement
+Overloaded (503)          the queue is full; the same request may succeed later
+EngineDied (500)          the engine process or the device is lost
 """
 
 

@@ -109,14 +109,10 @@ def read_row(row: np.ndarray, num_logprobs: int | None) -> SampledToken:
     return SampledToken(token_id, finite, float(floats[0]), top)
 
 
-def empty_cache(
-    config: ModelConfig, mesh: Mesh, *, num_pages: int, dtype: jnp.dtype
-) -> KVCache:
+def empty_cache(config: ModelConfig, mesh: Mesh, *, num_pages: int, dtype: jnp.dtype) -> KVCache:
     """A cache of zeros, cut over the devices by kv head."""
     shape = cache_shape(config, num_pages=num_pages, page_size=BLOCK_Q)
-    make = jax.jit(
-        partial(jnp.zeros, shape, dtype), out_shardings=sharding(mesh, CACHE_AXES)
-    )
+    make = jax.jit(partial(jnp.zeros, shape, dtype), out_shardings=sharding(mesh, CACHE_AXES))
     return KVCache(k=make(), v=make())
 
 

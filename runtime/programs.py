@@ -193,9 +193,7 @@ class _Jits:
         self, run: Callable[..., Any], name: str, into: Any, out: Any, *, donate: tuple[int, ...]
     ) -> Any:
         """One shard_map around the whole program: the same code on any number of devices."""
-        mapped = jax.shard_map(
-            run, mesh=self._mesh, in_specs=into, out_specs=out, check_vma=False
-        )
+        mapped = jax.shard_map(run, mesh=self._mesh, in_specs=into, out_specs=out, check_vma=False)
         mapped.__name__ = name
         return jax.jit(mapped, donate_argnums=donate)
 

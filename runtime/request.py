@@ -77,9 +77,7 @@ class SamplingParams:
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if not low <= value <= high:
-                raise RequestError(
-                    f"{name} must lie in [{low}, {high}], got {value}", param=name
-                )
+                raise RequestError(f"{name} must lie in [{low}, {high}], got {value}", param=name)
         for name in ("top_p", "repetition_penalty"):
             value, high = getattr(self, name), 1.0 if name == "top_p" else 100.0
             if not 0.0 < value <= high:
@@ -212,7 +210,9 @@ class Request:
         return self.prompt_ids + self.output_ids
 
 
-def answer_room(num_prompt: int, max_tokens: int | None, *, max_model_len: int, kv_tokens: int) -> int:
+def answer_room(
+    num_prompt: int, max_tokens: int | None, *, max_model_len: int, kv_tokens: int
+) -> int:
     """Tokens the answer may have, refusing what can never fit.
 
     Args:

@@ -176,9 +176,11 @@ def set_extras(state: SlotState, inputs: dict[str, Array]) -> SlotState:
     tokens = inputs["token_ids"]
     in_prompt = jnp.arange(tokens.shape[0]) < inputs["num_prompt"][0]
     vocab_size = state.counts.shape[1]
-    prompt = jnp.zeros(vocab_size, jnp.int32).at[tokens].max(in_prompt.astype(jnp.int32), mode="drop")
-    answer = jnp.zeros(vocab_size, jnp.int32).at[tokens].add(
-        jnp.where(in_prompt, 0, 2), mode="drop"
+    prompt = (
+        jnp.zeros(vocab_size, jnp.int32).at[tokens].max(in_prompt.astype(jnp.int32), mode="drop")
+    )
+    answer = (
+        jnp.zeros(vocab_size, jnp.int32).at[tokens].add(jnp.where(in_prompt, 0, 2), mode="drop")
     )
     return replace(
         state,

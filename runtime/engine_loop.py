@@ -1,0 +1,148 @@
+"""The engine process's loop: messages in, steps, messages out."""
+
+import logging
+import os
+import queue
+import socket
+import threading
+from collections.abc import Iterator
+
+import jax
+import msgspec
+
+from models.errors import ModelFileError
+from runtime.compile_log import CompileLog
+from runtime.engine import Engine
+from runtime.errors import RequestError
+from runtime.messages import (
+    HEADER,
+    MAX_MESSAGE_BYTES,
+    Abort,
+    Fatal,
+    FromEngine,
+    Outputs,
+    Progress,
+    Ready,
+    Refused,
+    Shutdown,
+    Start,
+    Submit,
+    ToEngine,
+    decode_to_engine,
+    encode,
+)
+from runtime.start import start_engine
+
+logger = logging.getLogger(__name__)
+
+EXIT_BAD_START = 2
+EXIT_DEVICE = 70
+
+
+class Channel:
+    """The engine's end of the socket pair: a thread reads, so that steps never wait for input."""
+
+    def __init__(self, connection: socket.socket):
+        self._connection = connection
+        self._inbox: queue.SimpleQueue[ToEngine] = queue.SimpleQueue()
+        threading.Thread(target=self._read, name="inbox", daemon=True).start()
+
+    def send(self, message: FromEngine) -> None:
+        """Writes a message; waits if the other side is slow."""
+        self._connection.sendall(encode(message))
+
+    def receive(self) -> ToEngine:
+        """The next message; waits for it."""
+        return self._inbox.get()
+
+    def received(self) -> Iterator[ToEngine]:
+        """What has come by now."""
+        while True:
+            try:
+                yield self._inbox.get_nowait()
+            except queue.Empty:
+                return
+
+    def _read(self) -> None:
+        stream = self._connection.makefile("rb")
+        try:
+            while header := stream.read(HEADER.size):
+                (size,) = HEADER.unpack(header)
+                if size > MAX_MESSAGE_BYTES:
+                    raise ValueError(f"a message of {size} bytes")
+                self._inbox.put(decode_to_engine(stream.read(size)))
+        except (OSError, ValueError, msgspec.MsgspecError):
+            logger.exception("the connection to the HTTP process broke")
+        # The HTTP process is gone, and nobody else may talk to us. The main thread may be compiling
+        # or waiting for the device, so it cannot be asked to end.
+        os._exit(0)
+
+
+def run_engine(channel: Channel) -> int:
+    """Serves until it is told to end; the exit code of the process."""
+    first = channel.receive()
+    if not isinstance(first, Start):
+        raise ValueError(f"the first message must be Start, got {type(first).__name__}")
+    log = CompileLog()
+    try:
+        engine = start_engine(
+            first.config,
+            first.stop_ids,
+            report=lambda stage, text, fraction: channel.send(Progress(stage, text, fraction)),
+            log=log,
+        )
+    except (ModelFileError, ValueError, OSError) as error:
+        channel.send(Fatal(_one_line(error)))
+        return EXIT_BAD_START
+    except jax.errors.JaxRuntimeError as error:
+        channel.send(Fatal(f"the device failed while starting: {_one_line(error)}"))
+        return EXIT_DEVICE
+    channel.send(Ready(engine.info))
+    try:
+        serve(engine, channel, log)
+    except jax.errors.JaxRuntimeError as error:
+        # what was donated to the failed step is gone, and with it every request
+        logger.exception("the device failed")
+        channel.send(Fatal(f"the device failed: {_one_line(error)}"))
+        return EXIT_DEVICE
+    return 0
+
+
+def serve(engine: Engine, channel: Channel, log: CompileLog) -> None:
+    """Steps while there is work, waits for messages while there is none."""
+    compiled_at_start = log.num_compiled
+    while True:
+        messages = channel.received() if engine.has_work else iter([channel.receive()])
+        for message in messages:
+            if isinstance(message, Shutdown):
+                return
+            _take(engine, channel, message)
+        outputs = engine.step()
+        if outputs or not engine.has_work:
+            stats = engine.stats(compilations=log.num_compiled - compiled_at_start)
+            channel.send(Outputs(outputs, stats))
+
+
+def _take(engine: Engine, channel: Channel, message: ToEngine) -> None:
+    match message:
+        case Submit():
+            try:
+                engine.add(
+                    message.request_id,
+                    message.prompt_ids,
+                    message.params,
+                    seed=message.seed,
+                    choice=message.choice,
+                    cache_salt=message.cache_salt,
+                )
+            except RequestError as error:
+                channel.send(Refused(message.request_id, str(error), error.param, error.code))
+        case Abort():
+            for request_id in message.request_ids:
+                engine.abort(request_id)
+        case _:
+            raise ValueError(f"a {type(message).__name__} message while serving")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

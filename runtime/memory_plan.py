@@ -1,0 +1,98 @@
+"""How much memory the KV cache gets, and what follows for the longest request."""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+
+from models.config import ModelConfig
+from models.kv_cache import BLOCK_Q, kv_bytes_per_token
+from runtime.buckets import Buckets
+
+GIB = 2**30
+
+# A CPU's memory is shared with everything else on the machine.
+CPU_KV_BYTES = GIB
+
+# Graphs, library handles and fragments that no program reports.
+DEVICE_SLACK = 0.02
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Pages of the pool (page 0 included) and the longest prompt and answer together, in tokens."""
+
+    num_pages: int
+    max_model_len: int
+    kv_bytes: int
+
+
+def plan_memory(
+    config: ModelConfig,
+    *,
+    max_model_len: int | None,
+    num_slots: int,
+    kv_dtype: jnp.dtype,
+    kv_budget: int,
+    num_devices: int,
+) -> MemoryPlan:
+    """Fills the budget with pages, but with no more than all requests at full length need.
+
+    Args:
+        max_model_len: as asked for; None for the model's own, or what fits.
+        kv_budget: bytes for keys and values on each of `num_devices`.
+
+    Raises:
+        ValueError: the length asked for exceeds the model's, or does not fit; the message says what
+            would.
+    """
+    if max_model_len is not None and max_model_len > config.context_length:
+        raise ValueError(
+            f"max_model_len {max_model_len} exceeds the {config.context_length} tokens "
+            f"that {config.name} was made for"
+        )
+    page_bytes = kv_bytes_per_token(config, kv_dtype) * BLOCK_Q // num_devices
+    affordable = max(0, kv_budget // page_bytes - 1)  # page 0 holds nothing
+    wanted_len = max_model_len or config.context_length
+    full_length = -(-wanted_len // BLOCK_Q)
+    if affordable < full_length and (max_model_len is not None or affordable < 1):
+        raise ValueError(
+            f"one request of {wanted_len} tokens needs {full_length * page_bytes / GIB:.2f} GiB of "
+            f"KV cache on each device, and {max(0, kv_budget) / GIB:.2f} GiB are left after the "
+            f"weights and the step; a max_model_len of {affordable * BLOCK_Q} would fit"
+        )
+    pages = min(affordable, num_slots * full_length)
+    return MemoryPlan(
+        num_pages=pages + 1,
+        max_model_len=min(wanted_len, pages * BLOCK_Q),
+        kv_bytes=(pages + 1) * page_bytes * num_devices,
+    )
+
+
+def kv_budget(device: Any, config: ModelConfig, buckets: Buckets, *, num_devices: int) -> int:
+    """Bytes on each device that are left for the KV cache, the weights being there already."""
+    if device.platform == "cpu":
+        return min(CPU_KV_BYTES, available_host_bytes() // 4)
+    stats = device.memory_stats()
+    limit = stats["bytes_limit"]  # the share that `take_share` asked for
+    step = step_bytes(config, buckets, num_devices=num_devices)
+    return int(limit - stats["bytes_in_use"] - step - DEVICE_SLACK * limit)
+
+
+def take_share(utilization: float) -> None:
+    """Has JAX take this share of each device when it first uses one, unless it is told otherwise."""
+    os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", f"{utilization:g}")
+
+
+def step_bytes(config: ModelConfig, buckets: Buckets, *, num_devices: int) -> int:
+    """Upper estimate of what the largest programs need besides weights and cache."""
+    wide = max(2 * config.ffn_width // num_devices, 4 * config.width)
+    tokens = 3 * 4 * buckets.max_tokens * wide
+    scores = 6 * 4 * buckets.num_slots * config.vocab_size
+    return tokens + scores
+
+
+def available_host_bytes() -> int:
+    """Physical memory that no process uses."""
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,46 @@
+"""The results of the Python face, under vLLM's names."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Logprob:
+    """A token's log-probability; `rank` 1 is the likeliest, None where it is not known."""
+
+    logprob: float
+    rank: int | None
+    decoded_token: str
+
+
+@dataclass(frozen=True)
+class CompletionOutput:
+    """One answer.
+
+    Attributes:
+        index: its number among the `n` answers to one prompt.
+        logprobs: for each token, the chosen one and the best alternatives by id; None unless asked.
+        cumulative_logprob: the sum over the chosen tokens; None unless log-probabilities were asked.
+        finish_reason: "stop", "length", "abort" or "error".
+        stop_reason: the stop string or the stop token id that ended it; None for the model's end.
+    """
+
+    index: int
+    text: str
+    token_ids: list[int]
+    finish_reason: str
+    stop_reason: str | int | None = None
+    cumulative_logprob: float | None = None
+    logprobs: list[dict[int, Logprob]] | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class RequestOutput:
+    """A prompt and its answers."""
+
+    request_id: str
+    prompt: str
+    prompt_token_ids: list[int]
+    outputs: list[CompletionOutput] = field(default_factory=list)
+    num_cached_tokens: int = 0
+    finished: bool = True

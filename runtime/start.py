@@ -1,0 +1,199 @@
+"""Builds an engine from a model file: reads, plans memory, compiles; says how far it is."""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from models.config import ModelConfig, model_config
+from models.gguf_file import open_gguf
+from models.kv_cache import BLOCK_Q, PagedAttention
+from models.load import load_model
+from models.mesh import make_mesh, tensor_parallel_size
+from pallas_kernels.paged_attention import paged_attention
+from runtime.buckets import Buckets
+from runtime.compile_log import CompileLog
+from runtime.config import RuntimeConfig
+from runtime.engine import Engine
+from runtime.memory_plan import kv_budget, plan_memory, take_share
+from runtime.messages import EngineInfo
+from runtime.model_runner import ModelRunner
+from runtime.page_pool import PagePool
+from runtime.scheduler import Limits, Scheduler
+from runtime.step_input import StepShape
+
+logger = logging.getLogger(__name__)
+
+# report(stage, text, fraction)
+type Report = Callable[[str, str, float | None], None]
+
+
+@dataclass(frozen=True)
+class PlatformDefaults:
+    """What suits a kind of device where the operator says nothing."""
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    min_rows: int  # XLA's CPU products of a single row do not use its matrix library
+    dtype: str
+
+
+DEFAULTS = {
+    "cpu": PlatformDefaults(8, 512, 2, "float32"),
+    "gpu": PlatformDefaults(128, 2048, 1, "bfloat16"),
+}
+
+
+@dataclass(frozen=True)
+class _Choices:
+    """The configuration with nothing left open."""
+
+    buckets: Buckets
+    max_num_seqs: int
+    dtype: str
+    kv_dtype: jnp.dtype
+    num_devices: int
+
+
+def start_engine(
+    config: RuntimeConfig, stop_ids: Sequence[int], *, report: Report, log: CompileLog
+) -> Engine:
+    """The engine, ready to serve: everything is compiled.
+
+    Args:
+        stop_ids: tokens that end an answer.
+
+    Raises:
+        ModelFileError: the file is broken or not supported.
+        ValueError: the configuration does not fit the model or the device.
+    """
+    use_compilation_cache(config.compilation_cache_dir)
+    take_share(config.gpu_memory_utilization)
+    file = open_gguf(config.model)
+    model_facts = model_config(file)
+    chosen = _choose(config, model_facts)
+    mesh = make_mesh(chosen.num_devices)
+
+    begin = time.monotonic()
+    report("load", f"loading {file.path.name}, {file.num_bytes / 2**30:.2f} GiB", 0.0)
+    model = load_model(
+        file,
+        model_facts,
+        mesh,
+        dtype=chosen.dtype,
+        progress=lambda fraction: report("load", "loading", fraction),
+    )
+    load_seconds = time.monotonic() - begin
+    weight_bytes = sum(x.nbytes for x in jax.tree.leaves((model.decoder, model.head)))
+    report(
+        "load",
+        f"model loading took {weight_bytes / 2**30:.2f} GiB and {load_seconds:.2f} seconds",
+        1.0,
+    )
+    memory = plan_memory(
+        model_facts,
+        max_model_len=config.max_model_len,
+        num_slots=chosen.buckets.num_slots,
+        kv_dtype=chosen.kv_dtype,
+        kv_budget=kv_budget(
+            mesh.devices.flat[0],
+            model_facts,
+            chosen.buckets,
+            num_devices=chosen.num_devices,
+        ),
+        num_devices=chosen.num_devices,
+    )
+    shape = StepShape(
+        num_slots=chosen.buckets.num_slots,
+        pages_per_request=-(-memory.max_model_len // BLOCK_Q),
+        vocab_size=model_facts.vocab_size,
+    )
+    report("compile", f"compiling for {', '.join(b.name for b in chosen.buckets.all)}", None)
+    attend, attention_name = choose_attention()
+    runner = ModelRunner(
+        model,
+        mesh,
+        buckets=chosen.buckets,
+        shape=shape,
+        num_pages=memory.num_pages,
+        kv_dtype=chosen.kv_dtype,
+        attend=attend,
+        num_threads=os.cpu_count() or 1,
+        log=log,
+    )
+    programs = runner.programs
+    info = EngineInfo(
+        model_name=model_facts.name,
+        device=f"{chosen.num_devices} × {mesh.devices.flat[0].device_kind}",
+        dtype=chosen.dtype,
+        attention=attention_name,
+        tensor_parallel_size=chosen.num_devices,
+        max_model_len=memory.max_model_len,
+        max_num_seqs=chosen.max_num_seqs,
+        page_size=BLOCK_Q,
+        num_pages=memory.num_pages,
+        vocab_size=model_facts.vocab_size,
+        num_programs=programs.num_programs,
+        num_programs_cached=programs.num_cached,
+        compile_seconds=programs.seconds,
+        load_seconds=load_seconds,
+        weight_bytes=weight_bytes,
+        kv_bytes=memory.kv_bytes,
+    )
+    limits = Limits(
+        num_slots=chosen.max_num_seqs,
+        num_blocks=chosen.buckets.max_tokens // BLOCK_Q,
+        block_q=BLOCK_Q,
+        page_size=BLOCK_Q,
+        pages_per_request=shape.pages_per_request,
+    )
+    scheduler = Scheduler(
+        limits, PagePool(memory.num_pages), prefix_caching=config.enable_prefix_caching
+    )
+    return Engine(
+        scheduler, runner, buckets=chosen.buckets, shape=shape, info=info, stop_ids=stop_ids
+    )
+
+
+def choose_attention() -> tuple[PagedAttention, str]:
+    """The implementation of attention for this machine, and its name for the log."""
+    return paged_attention, "plain XLA"
+
+
+def use_compilation_cache(directory: str | None) -> None:
+    """Keeps compiled programs between starts. XLA checks that an entry fits program and machine."""
+    if directory is None:
+        return
+    jax.config.update("jax_compilation_cache_dir", directory)
+    # by default only what took a second is kept; a start needs all of it
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _choose(config: RuntimeConfig, model: ModelConfig) -> _Choices:
+    defaults = DEFAULTS["cpu" if jax.default_backend() == "cpu" else "gpu"]
+    max_num_seqs = config.max_num_seqs or defaults.max_num_seqs
+    num_slots = max(max_num_seqs, defaults.min_rows)
+    max_tokens = config.max_num_batched_tokens or max(
+        defaults.max_num_batched_tokens, -(-num_slots // BLOCK_Q) * BLOCK_Q
+    )
+    dtype = defaults.dtype if config.dtype == "auto" else config.dtype
+    activations = "float32" if dtype == "int8" else dtype
+    kv_dtype = activations if config.kv_cache_dtype == "auto" else config.kv_cache_dtype
+    return _Choices(
+        buckets=Buckets(
+            num_slots=num_slots,
+            max_tokens=max_tokens // BLOCK_Q * BLOCK_Q,
+            min_rows=defaults.min_rows,
+        ),
+        max_num_seqs=max_num_seqs,
+        dtype=dtype,
+        kv_dtype=jnp.dtype(kv_dtype),
+        num_devices=tensor_parallel_size(
+            model, config.tensor_parallel_size, jax.local_device_count()
+        ),
+    )
