@@ -19,8 +19,8 @@ def _refuse_strangers() -> None:
 
 _refuse_strangers()
 
-from runtime.llm import LLM, RequestOutput  # noqa: E402
-
+from runtime.llm import LLM  # noqa: E402
+from runtime.outputs import RequestOutput  # noqa: E402
 from runtime.request import SamplingParams  # noqa: E402
 
 __all__ = ["LLM", "RequestOutput", "SamplingParams"]

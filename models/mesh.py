@@ -13,7 +13,7 @@ from models.weights import Axes
 TP = "tp"
 
 # logical axis of a weight -> axis of the mesh. Megatron's split: heads and feed-forward columns
-# apart, so that each half of a layer needs one sum; the vocabulary apart, so that the head does too.
+# apart, so that each half of a layer needs one sum; the vocabulary apart, for the head.
 # Source: Shoeybi et al., Megatron-LM, 2019.
 RULES: dict[str | None, str | None] = {
     "kv_heads": TP,

@@ -34,7 +34,7 @@ def _yarn(plain: np.ndarray, scaling: RopeScaling, config: ModelConfig) -> tuple
         return half * math.log(length) / math.log(config.rope_theta)
 
     low = max(0, math.floor(pair_that_turns(scaling.beta_fast)))
-    high = min(half - 1, math.ceil(pair_that_turns(scaling.beta_slow)))
+    high = min(config.head_dim - 1, math.ceil(pair_that_turns(scaling.beta_slow)))
     ramp = np.clip((np.arange(half) - low) / max(high - low, 0.001), 0, 1)
     kept = (1 - ramp) * scaling.ext_factor
     frequencies = plain * kept + plain / scaling.factor * (1 - kept)

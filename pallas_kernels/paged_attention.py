@@ -1,8 +1,8 @@
 """Attention over a paged KV cache, for single queries and for blocks of queries, in plain XLA.
 
-`paged_attention_reference` says what is meant; `paged_attention` is the same by an online softmax that
-reads pages up to the longest context in use, so that its work follows the lengths and not the width
-of the page table. Both take queries in blocks: a decode row is a block of one.
+`paged_attention_reference` says what is meant; `paged_attention` is the same by an online softmax
+that reads pages up to the longest context in use, so that its work follows the lengths and not the
+width of the page table. Both take queries in blocks: a decode row is a block of one.
 """
 
 from functools import partial
@@ -75,9 +75,7 @@ def paged_attention(
     span = width * page_size
     num_iterations = (positions.max() + span) // span  # 0 when every query is padding
     # one row for each query of each head of a group: both products are plain matrix products
-    rows = q.transpose(0, 2, 3, 1, 4).reshape(
-        num_blocks, num_kv_heads, group * block_q, head_dim
-    )
+    rows = q.transpose(0, 2, 3, 1, 4).reshape(num_blocks, num_kv_heads, group * block_q, head_dim)
     row_positions = jnp.tile(positions, (1, group))[:, None, :, None]
 
     def fetch(pages: Array, ids: Array) -> Array:

@@ -11,7 +11,7 @@ from models.kv_cache import BLOCK_Q
 class Bucket:
     """One shape of the forward program.
 
-    `num_blocks` 0: a step of `num_tokens` rows. Otherwise the token axis has that many query blocks,
+    `num_blocks` 0: a step of `num_tokens` rows. Otherwise the token axis has so many query blocks,
     of which the first may hold rows (models/kv_cache.py, ModelInput).
     """
 
@@ -29,7 +29,7 @@ class Buckets:
     """All shapes: powers of two, from the smallest that runs well to the largest that can occur.
 
     Attributes:
-        num_slots: requests at once; a multiple of nothing.
+        num_slots: requests at once.
         max_tokens: tokens of one step.
         min_rows: a single row is slow on CPUs and fast on GPUs.
     """

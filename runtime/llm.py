@@ -4,7 +4,7 @@ import itertools
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from rich.progress import Progress
 
@@ -22,8 +22,8 @@ from runtime.text.chat_template import ChatTemplate
 from runtime.text.template_process import TemplateWorker
 from runtime.text.tokenizer import build_tokenizer
 
-type Prompt = str | Sequence[int]
-type Messages = Sequence[dict[str, Any]]
+type Prompt = str | list[int]
+type Messages = list[dict[str, Any]]
 
 
 class LLM:
@@ -116,8 +116,8 @@ class LLM:
         Raises:
             RequestError: a prompt or a parameter cannot be served; then nothing was started.
         """
-        listed = [prompts] if _is_prompt(prompts) else list(prompts)
-        texts = [p if isinstance(p, str) else self.detokenize(list(p)) for p in listed]
+        listed = _listed_prompts(prompts)
+        texts = [p if isinstance(p, str) else self.detokenize(p) for p in listed]
         ids = [self.tokenize(p) if isinstance(p, str) else list(p) for p in listed]
         return self._run(texts, ids, sampling_params, use_tqdm)
 
@@ -132,10 +132,12 @@ class LLM:
         use_tqdm: bool = False,
     ) -> list[RequestOutput]:
         """Answers to conversations in OpenAI's form: one, or a list of them."""
-        chats = [messages] if messages and isinstance(messages[0], dict) else messages
+        # one conversation is a list of messages, several are a list of lists
+        one = bool(messages) and isinstance(messages[0], dict)
+        chats = cast(list[Messages], [messages] if one else messages)
         rendered = [
             self._template.render_chat(
-                list(chat),
+                chat,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
                 tools=tools,
@@ -159,9 +161,9 @@ class LLM:
         if isinstance(prompt, str):
             ids = self.tokenize(prompt)
         elif prompt and isinstance(prompt[0], dict):
-            ids = self._template.render_chat(list(prompt)).ids
+            ids = self._template.render_chat(cast(Any, prompt)).ids
         else:
-            ids = list(prompt)
+            ids = cast(list[int], prompt)
         (request_id,) = self._submit(ids, params)
         answer = Collector(self._answer_text(params), params, self._tokenizer.token_text)
         try:
@@ -244,8 +246,12 @@ class LLM:
         )
 
 
-def _is_prompt(prompts: Prompt | Sequence[Prompt]) -> bool:
-    return isinstance(prompts, str) or (len(prompts) > 0 and isinstance(prompts[0], int))
+def _listed_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    if isinstance(prompts, str):
+        return [prompts]
+    if prompts and isinstance(prompts[0], int):
+        return [cast(list[int], prompts)]
+    return cast(list[Prompt], list(prompts))
 
 
 def _one_each(

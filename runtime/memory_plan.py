@@ -81,7 +81,7 @@ def kv_budget(device: Any, config: ModelConfig, buckets: Buckets, *, num_devices
 
 
 def take_share(utilization: float) -> None:
-    """Has JAX take this share of each device when it first uses one, unless it is told otherwise."""
+    """Has JAX take this share of each device at its first use, unless it is told otherwise."""
     os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", f"{utilization:g}")
 
 

@@ -32,7 +32,7 @@ class PendingStep:
 class ModelRunner:
     """Owns the weights, the cache and the slots on the device, and the programs that change them.
 
-    After a device error nothing here can be used again: what was donated to the failed step is gone.
+    After a device error nothing here can be used again: what was donated to the step is gone.
     """
 
     def __init__(

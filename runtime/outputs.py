@@ -18,8 +18,9 @@ class CompletionOutput:
 
     Attributes:
         index: its number among the `n` answers to one prompt.
-        logprobs: for each token, the chosen one and the best alternatives by id; None unless asked.
-        cumulative_logprob: the sum over the chosen tokens; None unless log-probabilities were asked.
+        logprobs: for each token, the chosen one and the best alternatives by id; None unless
+            asked.
+        cumulative_logprob: the sum over the chosen tokens; None unless asked.
         finish_reason: "stop", "length", "abort" or "error".
         stop_reason: the stop string or the stop token id that ended it; None for the model's end.
     """

@@ -1,4 +1,4 @@
-"""The host's books of the KV pages: which are free, how often the others are in use, what they hold."""
+"""The host's books of the KV pages: which are free, who uses the others, what they hold."""
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence

@@ -16,7 +16,6 @@ from jaxtyping import Array
 
 from models.kv_cache import KVCache, PagedAttention
 from models.mesh import CACHE_AXES, TP, partition
-from models.qwen2 import Qwen2
 from runtime.buckets import Bucket, Buckets
 from runtime.compile_log import CompileLog
 from runtime.slots import SlotState

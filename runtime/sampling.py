@@ -24,8 +24,8 @@ def adjust(
 ) -> Float[Array, "S V"]:
     """Penalties, logit_bias and the tokens that may not end the answer yet; in this order.
 
-    Sources: Keskar et al., CTRL, 2019, section 4.1 (repetition); the OpenAI API reference (presence,
-    frequency, bias). Arguments as in `runtime.slots.SlotState`.
+    Sources: Keskar et al., CTRL, 2019, section 4.1 (repetition); the OpenAI API reference
+    (presence, frequency, bias). Arguments as in `runtime.slots.SlotState`.
     """
     repetition, presence, frequency = (penalties[:, i, None] for i in range(3))
     times = (counts >> 1).astype(jnp.float32)

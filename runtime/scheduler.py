@@ -195,8 +195,10 @@ class Scheduler:
 
     def _book(self, request: Request, token: SampledToken) -> TokenOutput:
         if not token.finite:
-            for page in request.pages:
-                self.pool.forget(page)
+            # by name: a request that was preempted meanwhile has given its pages back
+            for page_hash in request.page_hashes:
+                for page in self.pool.find([page_hash]):
+                    self.pool.forget(page)
             self._finish(request, "error")
             return TokenOutput(
                 request.request_id,

@@ -17,8 +17,8 @@ MAX_BANNED = MAX_STOP_TOKEN_IDS + 32
 class SlotState:
     """One row a slot; donated to each program and replaced by its result.
 
-    `page_table`, `last_token`, `seeds` and the sampling parameters are set in the step that admits a
-    request, the `extras` only for requests that ask for them.
+    `page_table`, `seeds` and the sampling parameters are set in the step that admits a request, the
+    `extras` only for requests that ask for them.
 
     Attributes:
         page_table: [S, P]; page 0 where none is assigned

@@ -61,10 +61,11 @@ def forward(
 def _admit(state: SlotState, admitted: Array) -> SlotState:
     """Sampling parameters of new requests; those of slot S are dropped."""
     slot = admitted[:, 0]
-    bits = lambda x: lax.bitcast_convert_type(x, jnp.uint32)  # noqa: E731
     return replace(
         state,
-        seeds=state.seeds.at[slot].set(bits(admitted[:, 1:4]), mode="drop"),
+        seeds=state.seeds.at[slot].set(
+            lax.bitcast_convert_type(admitted[:, 1:4], jnp.uint32), mode="drop"
+        ),
         top_k=state.top_k.at[slot].set(admitted[:, 4], mode="drop"),
         sampling=state.sampling.at[slot].set(from_bits(admitted[:, 5:8]), mode="drop"),
         has_extras=state.has_extras.at[slot].set(admitted[:, 8] != 0, mode="drop"),

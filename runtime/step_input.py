@@ -73,7 +73,7 @@ def forward_packing(bucket: Bucket, shape: StepShape) -> Packing:
 
 
 def sample_packing(num_rows: int) -> Packing:
-    """Layout of the sample program's input: slot (S for padding), position of the new token, bits."""
+    """Layout of the sample program's input: slot (S for padding), position, bits."""
     return Packing((("rows", (num_rows, 3)),))
 
 
