@@ -1,6 +1,6 @@
 """How close the model's log-probabilities are to llama.cpp's: greedy paths and perplexity.
 
-    python -m benchmarks.accuracy MODEL --goldens DIR [--dtype float32]
+python -m benchmarks.accuracy MODEL --goldens DIR [--dtype float32]
 """
 
 import argparse

@@ -1,6 +1,6 @@
-"""Tokens a second of the engine alone: one prompt of 512 tokens, and decoding 1 and 8 answers.
+"""Tokens a second of the engine alone: one prompt of 512 tokens, and decoding answers together.
 
-    python -m benchmarks.speed MODEL [--dtypes float32 bfloat16 int8]
+python -m benchmarks.speed MODEL [--dtypes float32 bfloat16 int8]
 """
 
 import argparse
@@ -55,18 +55,26 @@ def run(engine: Engine, prompts: list[list[int]], max_tokens: int, first_id: int
     return times
 
 
+def print_report(stage: str, text: str, fraction: float | None) -> None:
+    """The lines of a start, without its progress."""
+    if fraction in (None, 0.0, 1.0):
+        print(f"  {stage}: {text}", flush=True)
+
+
 def main() -> None:
     """Prints a line for each form of the weights, all measured in one run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16", "int8"])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--compilation-cache-dir")
     options = parser.parse_args()
     vocab_size = model_config(open_gguf(options.model)).vocab_size
     log = CompileLog()
     print(f"{jax.device_count()} × {jax.devices()[0].device_kind}")
-    print(f"{'weights':10} {'prefill 512':>12} {'decode 1':>10} {'decode 8':>10}   tokens/s")
+    columns = "".join(f"{f'decode {batch}':>12}" for batch in options.batches)
+    print(f"{'weights':10}{'prefill 512':>12}{columns}   tokens/s")
     for dtype in options.dtypes:
         config = RuntimeConfig(
             str(options.model),
@@ -74,13 +82,10 @@ def main() -> None:
             max_model_len=1024,
             compilation_cache_dir=options.compilation_cache_dir,
         )
-        engine = start_engine(config, [], report=lambda *_: None, log=log)
-        rates = (
-            prefill_rate(engine, vocab_size, options.rounds),
-            decode_rate(engine, vocab_size, 1),
-            decode_rate(engine, vocab_size, 8),
-        )
-        print(f"{dtype:10} {rates[0]:12.1f} {rates[1]:10.2f} {rates[2]:10.2f}", flush=True)
+        engine = start_engine(config, [], report=print_report, log=log)
+        rates = [prefill_rate(engine, vocab_size, options.rounds)]
+        rates += [decode_rate(engine, vocab_size, batch) for batch in options.batches]
+        print(f"{dtype:10}" + "".join(f"{rate:12.1f}" for rate in rates), flush=True)
         del engine
 
 

@@ -42,14 +42,16 @@ def paged_attention_reference(
         .astype(jnp.float32)
         for pages in (k_pages, v_pages)
     )
-    scores = jnp.einsum("BQKGH,BKCH->BKGQC", q.astype(jnp.float32), k)
+    scores = jnp.einsum(
+        "BQKGH,BKCH->BKGQC", q.astype(jnp.float32), k, precision=lax.Precision.HIGHEST
+    )
     key_positions = jnp.arange(k.shape[2])
     visible = key_positions <= positions[:, None, None, :, None]
     weights = jax.nn.softmax(jnp.where(visible, scores, _MASKED), axis=-1)
     # what lies past the context may be anything, NaN too, and 0 * NaN is NaN
     written = key_positions <= positions.max(axis=1)[:, None]
     v = jnp.where(written[:, None, :, None], v, 0)
-    out = jnp.einsum("BKGQC,BKCH->BQKGH", weights, v)
+    out = jnp.einsum("BKGQC,BKCH->BQKGH", weights, v, precision=lax.Precision.HIGHEST)
     return jnp.where(positions[:, :, None, None, None] >= 0, out, 0).astype(q.dtype)
 
 
@@ -78,6 +80,9 @@ def paged_attention(
     rows = q.transpose(0, 2, 3, 1, 4).reshape(num_blocks, num_kv_heads, group * block_q, head_dim)
     row_positions = jnp.tile(positions, (1, group))[:, None, :, None]
 
+    # GPUs would round float32 factors to 10 bits
+    precision = lax.Precision.HIGHEST if k_pages.dtype == jnp.float32 else lax.Precision.DEFAULT
+
     def fetch(pages: Array, ids: Array) -> Array:
         taken = pages[ids].swapaxes(1, 2)  # [B, K, width, page, H]
         return taken.reshape(num_blocks, num_kv_heads, span, head_dim)
@@ -88,7 +93,11 @@ def paged_attention(
         key_positions = i * span + jnp.arange(span)
         visible = key_positions <= row_positions
         scores = jnp.einsum(
-            "BKRH,BKCH->BKRC", rows, fetch(k_pages, ids), preferred_element_type=jnp.float32
+            "BKRH,BKCH->BKRC",
+            rows,
+            fetch(k_pages, ids),
+            precision=precision,
+            preferred_element_type=jnp.float32,
         )
         scores = jnp.where(visible, scores, _MASKED)
         new_top = jnp.maximum(top, scores.max(axis=-1, keepdims=True))
@@ -98,7 +107,11 @@ def paged_attention(
         written = key_positions <= positions.max(axis=1)[:, None, None]
         v = jnp.where(written[..., None], fetch(v_pages, ids), 0)
         new = jnp.einsum(
-            "BKRC,BKCH->BKRH", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
+            "BKRC,BKCH->BKRH",
+            weights.astype(v.dtype),
+            v,
+            precision=precision,
+            preferred_element_type=jnp.float32,
         )
         return (
             acc * shrink + new,

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -39,12 +40,11 @@ class PlatformDefaults:
     max_num_seqs: int
     max_num_batched_tokens: int
     min_rows: int  # XLA's CPU products of a single row do not use its matrix library
-    dtype: str
 
 
 DEFAULTS = {
-    "cpu": PlatformDefaults(8, 512, 2, "float32"),
-    "gpu": PlatformDefaults(128, 2048, 1, "bfloat16"),
+    "cpu": PlatformDefaults(8, 512, 2),
+    "gpu": PlatformDefaults(128, 2048, 1),
 }
 
 
@@ -164,6 +164,17 @@ def choose_attention() -> tuple[PagedAttention, str]:
     return paged_attention, "plain XLA"
 
 
+def fastest_faithful_dtype() -> str:
+    """bfloat16 where the machine multiplies it, else float32."""
+    if jax.default_backend() != "cpu":
+        return "bfloat16"
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return "float32"
+    return "bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
+
+
 def use_compilation_cache(directory: str | None) -> None:
     """Keeps compiled programs between starts. XLA checks that an entry fits program and machine."""
     if directory is None:
@@ -181,7 +192,7 @@ def _choose(config: RuntimeConfig, model: ModelConfig) -> _Choices:
     max_tokens = config.max_num_batched_tokens or max(
         defaults.max_num_batched_tokens, -(-num_slots // BLOCK_Q) * BLOCK_Q
     )
-    dtype = defaults.dtype if config.dtype == "auto" else config.dtype
+    dtype = fastest_faithful_dtype() if config.dtype == "auto" else config.dtype
     activations = "float32" if dtype == "int8" else dtype
     kv_dtype = activations if config.kv_cache_dtype == "auto" else config.kv_cache_dtype
     return _Choices(

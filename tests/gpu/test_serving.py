@@ -1,0 +1,54 @@
+"""The engine on a GPU: the same answers as a plain forward pass, in place and without compiling."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.accuracy import Scorer
+from benchmarks.make_gguf import write_gguf
+from runtime.llm import LLM
+from runtime.request import SamplingParams
+
+pytestmark = pytest.mark.gpu
+
+NEAR_TIE = 1e-3
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "tiny.gguf"
+    write_gguf(path, size="tiny")
+    return path
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_greedy_answers_are_those_of_a_plain_forward(tiny: Path, dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(0, 500, n).tolist() for n in (1, 5, 63, 64, 65, 200)]
+    with LLM(str(tiny), dtype=dtype, max_model_len=1024, max_num_seqs=8) as llm:
+        outputs = llm.generate(prompts, SamplingParams(temperature=0, max_tokens=40))
+    scorer = Scorer(tiny, "float32")
+    for prompt, output in zip(prompts, outputs, strict=True):
+        answer = output.outputs[0].token_ids
+        rows = scorer.log_probs(prompt + answer)[len(prompt) - 1 : -1]
+        behind = rows.max(axis=1) - rows[np.arange(len(answer)), answer]
+        # bfloat16 keeps 8 bits of each number, and the scores are of the order of 10
+        assert behind.max() <= (NEAR_TIE if dtype == "float32" else 0.3)
+
+
+def test_every_program_writes_the_cache_in_place(tiny: Path) -> None:
+    with LLM(str(tiny), max_model_len=1024, max_num_seqs=8) as llm:
+        runner = llm._engine._runner
+        pool = runner._cache.k
+        for bucket, program in runner.programs.forward.items():
+            memory = program.memory_analysis()
+            assert memory.alias_size_in_bytes >= 2 * pool.nbytes, bucket
+            assert memory.temp_size_in_bytes < pool.nbytes, bucket
+
+
+def test_the_device_is_a_gpu() -> None:
+    assert jax.devices()[0].platform == "gpu"
+    assert jnp.ones(1).device.platform == "gpu"
