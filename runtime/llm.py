@@ -117,7 +117,7 @@ class LLM:
             RequestError: a prompt or a parameter cannot be served; then nothing was started.
         """
         listed = _listed_prompts(prompts)
-        texts = [p if isinstance(p, str) else self.detokenize(p) for p in listed]
+        texts = [p if isinstance(p, str) else None for p in listed]
         ids = [self.tokenize(p) if isinstance(p, str) else list(p) for p in listed]
         return self._run(texts, ids, sampling_params, use_tqdm)
 
@@ -144,8 +144,8 @@ class LLM:
             )
             for chat in chats
         ]
-        texts, ids = [chat.text for chat in rendered], [chat.ids for chat in rendered]
-        return self._run(texts, ids, sampling_params, use_tqdm)
+        texts = [chat.text for chat in rendered]
+        return self._run(texts, [chat.ids for chat in rendered], sampling_params, use_tqdm)
 
     def stream(
         self, prompt: Prompt | Messages, sampling_params: SamplingParams | None = None
@@ -176,7 +176,7 @@ class LLM:
 
     def _run(
         self,
-        texts: list[str],
+        texts: Sequence[str | None],
         prompts: list[list[int]],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
         use_tqdm: bool,

@@ -37,10 +37,10 @@ class CompletionOutput:
 
 @dataclass(frozen=True)
 class RequestOutput:
-    """A prompt and its answers."""
+    """A prompt and its answers; `prompt` is None where token ids were given."""
 
     request_id: str
-    prompt: str
+    prompt: str | None
     prompt_token_ids: list[int]
     outputs: list[CompletionOutput] = field(default_factory=list)
     num_cached_tokens: int = 0

@@ -1,0 +1,140 @@
+"""The engine process over its socket: start, answer, refuse, abort, end."""
+
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from benchmarks.make_gguf import write_gguf
+from runtime.config import RuntimeConfig
+from runtime.messages import (
+    HEADER,
+    Abort,
+    Fatal,
+    FromEngine,
+    Outputs,
+    Progress,
+    Ready,
+    Refused,
+    Shutdown,
+    Start,
+    Submit,
+    ToEngine,
+    decode_from_engine,
+    encode,
+)
+from runtime.request import SamplingParams, TokenOutput
+
+OPTIONS = {"max_model_len": 256, "max_num_seqs": 2, "max_num_batched_tokens": 64}
+
+
+class Peer:
+    """The HTTP process's end, synchronous."""
+
+    def __init__(self, connection: socket.socket, process: subprocess.Popen[bytes]):
+        self.connection = connection
+        self.process = process
+        self._stream = connection.makefile("rb")
+
+    def send(self, *messages: ToEngine) -> None:
+        self.connection.sendall(b"".join(map(encode, messages)))
+
+    def receive(self) -> FromEngine:
+        while True:
+            (size,) = HEADER.unpack(self._stream.read(HEADER.size))
+            message = decode_from_engine(self._stream.read(size))
+            if not isinstance(message, Progress):
+                return message
+
+    def outputs(self) -> Iterator[TokenOutput]:
+        while True:
+            message = self.receive()
+            assert isinstance(message, Outputs), message
+            yield from message.outputs
+
+
+@contextmanager
+def engine(model: Path | str, **options: int) -> Iterator[Peer]:
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-m", "runtime.engine_process", str(theirs.fileno())]
+    with ours, subprocess.Popen(command, pass_fds=[theirs.fileno()]) as process:
+        theirs.close()
+        ours.settimeout(120)
+        peer = Peer(ours, process)
+        peer.send(Start(RuntimeConfig(str(model), **(OPTIONS | options)), [3]))
+        try:
+            yield peer
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "tiny.gguf"
+    write_gguf(path, size="tiny")
+    return path
+
+
+def test_it_serves_refuses_aborts_and_ends(tiny: Path) -> None:
+    with engine(tiny) as peer:
+        ready = peer.receive()
+        assert isinstance(ready, Ready)
+        assert ready.info.max_model_len == 256
+        assert ready.info.kv_tokens == 512
+
+        greedy = SamplingParams(temperature=0, max_tokens=5, ignore_eos=True)
+        peer.send(Submit(1, [10, 11], greedy), Submit(2, [12], greedy))
+        ended: dict[int, int] = {1: 0, 2: 0}
+        outputs = peer.outputs()
+        finished = 0
+        while finished < 2:
+            output = next(outputs)
+            ended[output.request_id] += 1
+            finished += output.finish_reason == "length"
+        assert ended == {1: 5, 2: 5}
+
+        peer.send(Submit(3, [1] * 300, greedy))
+        refused = next(m for m in iter(peer.receive, None) if not isinstance(m, Outputs))
+        assert isinstance(refused, Refused)
+        assert (refused.request_id, refused.code) == (3, "context_length_exceeded")
+        assert "300 tokens" in refused.message
+
+        long = SamplingParams(max_tokens=200, ignore_eos=True)
+        peer.send(Submit(4, [9], long))
+        assert next(outputs).request_id == 4
+        peer.send(Abort([4, 77]))
+        assert any(o.finish_reason == "abort" for o in outputs if o.request_id == 4)
+
+        peer.send(Shutdown())
+        assert peer.process.wait(30) == 0
+
+
+def test_it_ends_when_its_parent_is_gone(tiny: Path) -> None:
+    with engine(tiny) as peer:
+        peer.connection.shutdown(socket.SHUT_RDWR)
+        assert peer.process.wait(30) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("missing.gguf", {}, "missing.gguf"),
+        ("tiny.gguf", {"max_model_len": 10**6}, "max_model_len 1000000 exceeds the 2048 tokens"),
+        ("tiny.gguf", {"tensor_parallel_size": 9}, "tensor_parallel_size must be one of 1, got 9"),
+        ("tiny.gguf", {"max_num_seqs": 100}, r"max_num_batched_tokens \(64\) must be at least"),
+    ],
+)
+def test_a_start_that_cannot_be_says_why_in_one_line(
+    tiny: Path, name: str, options: dict[str, int], message: str
+) -> None:
+    with engine(tiny.parent / name, **options) as peer:
+        fatal = peer.receive()
+        assert isinstance(fatal, Fatal)
+        assert "\n" not in fatal.message
+        assert re.search(message, fatal.message)
+        assert peer.process.wait(30) == 2
