@@ -1,0 +1,123 @@
+"""The command line: flags that mirror RuntimeConfig, nothing heavy imported for --help."""
+
+import argparse
+import os
+import re
+from pathlib import Path
+
+from runtime.config import DTYPES, KV_CACHE_DTYPES, PAGE_SIZE, RuntimeConfig
+
+SUFFIXES = {"": 1, "k": 1000, "K": 1024, "m": 10**6, "M": 2**20}
+MODEL_HELP = "a GGUF file, org/repo:quant or org/repo/file.gguf"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """`ggjax serve | run | inspect`."""
+    parser = argparse.ArgumentParser(
+        prog="ggjax", description="A JAX/XLA-compiled inference runtime for GGUF models."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    serve = commands.add_parser("serve", help="an OpenAI-compatible HTTP server")
+    _add_model_flags(serve)
+    serve.add_argument("--host", default="127.0.0.1", help="address to bind (%(default)s)")
+    serve.add_argument("--port", type=port, default=8000, help="0 picks one (%(default)s)")
+    serve.add_argument(
+        "--served-model-name", nargs="+", default=[], metavar="NAME", help="names for requests"
+    )
+    serve.add_argument(
+        "--api-key", action="append", default=[], metavar="KEY", help="repeatable; asked for if set"
+    )
+    run = commands.add_parser("run", help="one answer, or a chat, in the terminal")
+    _add_model_flags(run)
+    run.add_argument("prompt", nargs="?", help="a message; without one, an interactive chat")
+    run.add_argument("--max-tokens", type=int, help="length of an answer (all that fits)")
+    run.add_argument("--temperature", type=float, default=0.7, help="0 is greedy (%(default)s)")
+    inspect = commands.add_parser("inspect", help="what a model file holds and needs")
+    inspect.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    inspect.add_argument("--memory", type=gibibytes, metavar="GIB", help="memory to plan for")
+    inspect.add_argument("--hf-token", help="for models on the hub (HF_TOKEN)")
+    return parser
+
+
+def _add_model_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("model", metavar="MODEL", help=MODEL_HELP)
+    add("--max-model-len", type=tokens, help="longest prompt and answer together; 8192, 8k, 8K")
+    add("--max-num-seqs", type=int, help="requests that run at once (GPU 128, CPU 8)")
+    add("--max-num-batched-tokens", type=int, help="tokens of one step (GPU 2048, CPU 512)")
+    add(
+        "--gpu-memory-utilization",
+        type=float,
+        default=0.92,
+        help="share of the memory to use (%(default)s)",
+    )
+    add("--kv-cache-dtype", default="auto", help=", ".join(KV_CACHE_DTYPES))
+    add("--dtype", default="auto", help=", ".join(DTYPES))
+    add("--tensor-parallel-size", "-tp", type=int, help="GPUs to shard over (all that fit)")
+    add("--block-size", type=int, default=PAGE_SIZE, help="tokens of a page (%(default)s)")
+    add("--seed", type=int, default=0, help="(%(default)s)")
+    add("--chat-template", type=Path, metavar="FILE", help="instead of the model's own")
+    add(
+        "--no-enable-prefix-caching",
+        dest="enable_prefix_caching",
+        action="store_false",
+        help="compute every prompt anew",
+    )
+    add("--enable-prefix-caching", action="store_true", default=True, help=argparse.SUPPRESS)
+    add(
+        "--compilation-cache-dir",
+        default=default_cache_dir(),
+        metavar="DIR",
+        help="where compiled programs are kept (%(default)s)",
+    )
+    add("--hf-token", help="for models on the hub (HF_TOKEN)")
+
+
+def runtime_config(args: argparse.Namespace) -> RuntimeConfig:
+    """The configuration that the flags spell.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+    return RuntimeConfig(
+        model=args.model,
+        max_model_len=args.max_model_len,
+        max_num_seqs=args.max_num_seqs,
+        max_num_batched_tokens=args.max_num_batched_tokens,
+        gpu_memory_utilization=args.gpu_memory_utilization,
+        kv_cache_dtype=args.kv_cache_dtype,
+        dtype=args.dtype,
+        tensor_parallel_size=args.tensor_parallel_size,
+        block_size=args.block_size,
+        seed=args.seed,
+        enable_prefix_caching=args.enable_prefix_caching,
+        compilation_cache_dir=os.path.abspath(args.compilation_cache_dir),
+    )
+
+
+def default_cache_dir() -> str:
+    """Where XDG says that caches go."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.join(home, "ggjax", "xla")
+
+
+def tokens(text: str) -> int:
+    """8192, 8k (8,000) or 8K (8,192), as vLLM reads them."""
+    match = re.fullmatch(r"(\d{1,9})([kKmM]?)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of tokens, such as 8192 or 8K")
+    return int(match[1]) * SUFFIXES[match[2]]
+
+
+def port(text: str) -> int:
+    """A TCP port."""
+    if not re.fullmatch(r"\d{1,5}", text) or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port")
+    return int(text)
+
+
+def gibibytes(text: str) -> int:
+    """80 or 80.5, as bytes."""
+    if not re.fullmatch(r"\d{1,6}(\.\d{1,3})?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of GiB")
+    return int(float(text) * 2**30)

@@ -1,0 +1,73 @@
+"""A server around the fake engine: in this process for most tests, as its own for some."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from benchmarks.make_gguf import write_gguf
+from runtime.config import RuntimeConfig
+from server.app import make_app
+from server.lifecycle import LIFECYCLE
+from server.served_model import ModelOptions
+
+FAKE_ENGINE = Path(__file__).with_name("fake_engine.py")
+ROOT = Path(__file__).resolve().parents[2]
+
+type Client = TestClient[web.Request, web.Application]
+type StartServer = Callable[..., Awaitable[Client]]
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_gguf(tmp_path_factory.mktemp("model") / "tiny.gguf")
+
+
+@pytest.fixture
+def fake_options(tiny_gguf: Path) -> Callable[..., ModelOptions]:
+    def make(*flags: object, names: tuple[str, ...] = (), **config: Any) -> ModelOptions:
+        # -c: with the script's path, its folder would be searched for packages, not the root
+        code = (
+            f"import sys, runpy; sys.path.insert(0, {str(ROOT)!r}); "
+            f"runpy.run_path({str(FAKE_ENGINE)!r}, run_name='__main__')"
+        )
+        return ModelOptions(
+            config=RuntimeConfig(model=str(tiny_gguf), **config),
+            names=names,
+            engine_command=(sys.executable, "-c", code, *map(str, flags)),
+        )
+
+    return make
+
+
+@pytest.fixture
+async def start_server(fake_options: Callable[..., ModelOptions]) -> AsyncIterator[StartServer]:
+    """`await start_server("--delay", 0.01, api_keys=("k",))`: a client of a ready server."""
+    clients: list[Client] = []
+
+    async def start(
+        *flags: object, api_keys: tuple[str, ...] = (), wait: bool = True, **options: Any
+    ) -> Client:
+        app = make_app(fake_options(*flags, **options), api_keys=api_keys)
+        client: Client = TestClient(TestServer(app))  # which cancels handlers, as `serve` does
+        await client.start_server()
+        clients.append(client)
+        lifecycle = app[LIFECYCLE]
+        async with asyncio.timeout(30):
+            while wait and not lifecycle.is_ready and lifecycle.exit_code is None:
+                await asyncio.sleep(0.01)
+        return client
+
+    yield start
+    for client in clients:
+        await client.close()
+
+
+@pytest.fixture
+async def client(start_server: StartServer) -> Client:
+    return await start_server()

@@ -1,0 +1,152 @@
+"""Models, version, tokenize, detokenize, metrics and the lines in the log."""
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.errors import ModelFileError
+from runtime.messages import Stats
+from server.lifecycle import LIFECYCLE
+from server.model_text import load_text
+from server.throughput_log import log_throughput, throughput_line
+
+
+async def test_models_are_listed_under_all_their_names(start_server: Any) -> None:
+    client = await start_server(names=("coder", "org/repo:q4"))
+    body = await (await client.get("/v1/models")).json()
+    assert [entry["id"] for entry in body["data"]] == ["coder", "org/repo:q4"]
+    assert body["data"][1]["root"] == "coder"
+    assert body["data"][0]["max_model_len"] == 256
+    entry = await (await client.get("/v1/models/org/repo:q4")).json()
+    assert entry == body["data"][1]
+    response = await client.get("/v1/models/other")
+    assert response.status == 404
+    assert (await response.json())["error"]["code"] == "model_not_found"
+    answer = await client.post("/v1/completions", json={"prompt": "x", "model": "org/repo:q4"})
+    assert (await answer.json())["model"] == "org/repo:q4"
+
+
+async def test_the_version_is_told(client: Any) -> None:
+    assert (await (await client.get("/version")).json())["version"]
+
+
+async def test_tokenize_and_back(client: Any) -> None:
+    body = {"prompt": "hi<|im_end|>", "return_token_strs": True}
+    found = await (await client.post("/tokenize", json=body)).json()
+    assert list(found) == ["count", "max_model_len", "tokens", "token_strs"]
+    assert found["count"] == len(found["tokens"]) == len(found["token_strs"])
+    assert found["max_model_len"] == 256
+    assert found["token_strs"][-1] == "<|im_end|>"
+    back = await client.post("/detokenize", json={"tokens": found["tokens"]})
+    assert await back.json() == {"prompt": "hi<|im_end|>"}
+    plain = await client.post("/tokenize", json={"prompt": "hi<|im_end|>", "parse_special": False})
+    assert (await plain.json())["count"] > found["count"]
+    assert (await plain.json())["token_strs"] is None
+
+
+async def test_a_long_prompt_is_encoded_too(client: Any) -> None:
+    found = await (await client.post("/tokenize", json={"prompt": "Z" * 20_000})).json()
+    assert found["count"] == 20_000
+
+
+@pytest.mark.parametrize(
+    ("url", "body", "param"),
+    [
+        ("/tokenize", {}, "prompt"),
+        ("/tokenize", {"prompt": "a", "messages": [{"role": "user", "content": "x"}]}, "prompt"),
+        ("/tokenize", {"prompt": 5}, "prompt"),
+        ("/detokenize", {"tokens": [5000]}, "tokens"),
+        ("/detokenize", {"tokens": [-1]}, "tokens"),
+        ("/detokenize", {"tokens": "x"}, "tokens"),
+        ("/detokenize", {"tokens": ["x"]}, "tokens.0"),
+    ],
+)
+async def test_bad_bodies(client: Any, url: str, body: dict[str, Any], param: str) -> None:
+    response = await client.post(url, json=body)
+    assert response.status == 400
+    assert (await response.json())["error"]["param"] == param
+
+
+async def test_metrics_have_vllms_names(client: Any) -> None:
+    await client.post("/v1/completions", json={"prompt": "XYZ", "max_tokens": 5})
+    await client.post("/v1/completions", json={"prompt": ""})
+    text = await (await client.get("/metrics")).text()
+    for line in (
+        'vllm:num_requests_running{model_name="tiny"} 0.0',
+        'vllm:num_requests_waiting{model_name="tiny"} 0.0',
+        'vllm:kv_cache_usage_perc{model_name="tiny"} 0.0',
+        'vllm:prompt_tokens_total{model_name="tiny"} 3.0',
+        'vllm:generation_tokens_total{model_name="tiny"} 5.0',
+        'vllm:prefix_cache_queries_total{model_name="tiny"} 3.0',
+        'vllm:prefix_cache_hits_total{model_name="tiny"} 1.0',
+        'vllm:num_preemptions_total{model_name="tiny"} 0.0',
+        'vllm:time_to_first_token_seconds_count{model_name="tiny"} 1.0',
+        'vllm:e2e_request_latency_seconds_count{model_name="tiny"} 1.0',
+        'vllm:request_success_total{finished_reason="length",model_name="tiny"} 1.0',
+        'ggjax:compilations_total{model_name="tiny"} 0.0',
+        'ggjax:padding_tokens_total{model_name="tiny"} 0.0',
+        'ggjax:step_seconds_total{model_name="tiny"} 0.0',
+        'ggjax:rejected_requests_total{code="invalid_value",model_name="tiny"} 1.0',
+    ):
+        assert line in text, line
+    assert "vllm:inter_token_latency_seconds_bucket" in text
+
+
+async def test_one_line_for_each_request_and_no_text_of_it(
+    start_server: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    client = await start_server()
+    body = {"prompt": "CANARY", "max_tokens": 5, "user": "CANARY"}
+    headers = {"X-Request-Id": "my-id", "Authorization": "Bearer CANARY"}
+    await client.post("/v1/completions", json=body, headers=headers)
+    lines = [record.getMessage() for record in caplog.records]
+    (line,) = [line for line in lines if line.startswith("my-id")]
+    assert "5 output tokens" in line and line.endswith("length")
+    assert "CANARY" not in caplog.text
+
+
+async def test_a_busy_server_says_how_fast_it_is(
+    start_server: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    client = await start_server()
+    task = asyncio.create_task(log_throughput(client.app[LIFECYCLE], period=0.02))
+    await asyncio.sleep(0.05)
+    assert "Avg prompt" not in caplog.text
+    await client.post("/v1/completions", json={"prompt": "XYZ"})
+    await asyncio.sleep(0.05)
+    task.cancel()
+    assert caplog.text.count("Avg prompt throughput") == 1
+
+
+def test_the_throughput_line() -> None:
+    after = Stats(
+        num_running=2, num_waiting=1, num_used_pages=5, prompt_tokens=100, generation_tokens=50,
+        prefix_queries=100, prefix_hits=25, padding_tokens=50, compilations=3,
+    )  # fmt: skip
+    assert throughput_line(Stats(), after, 10.0, 10) == (
+        "Avg prompt throughput: 10.0 tokens/s, Avg generation throughput: 5.0 tokens/s, "
+        "Running: 2 reqs, Waiting: 1 reqs, KV cache usage: 50.0%, Prefix cache hit rate: 25.0%, "
+        "Padding: 25.0%, Compilations: 3"
+    )
+
+
+async def test_the_operators_template_replaces_the_models(tiny_gguf: Path, tmp_path: Path) -> None:
+    template = tmp_path / "t.jinja"
+    template.write_text("{% for m in messages %}[{{ m.content }}]{% endfor %}")
+    text = load_text(tiny_gguf, template)
+    assert (await text.render_chat([{"role": "user", "content": "x"}])).text == "[x]"
+    text.close()
+
+
+@pytest.mark.parametrize("source", [None, b"\xff\xfe", b"{% if %}", b"{{ raise_exception('no') }}"])
+def test_templates_that_do_not_work(tiny_gguf: Path, tmp_path: Path, source: bytes | None) -> None:
+    template = tmp_path / "t.jinja"
+    if source is not None:
+        template.write_bytes(source)
+    with pytest.raises(ModelFileError, match="chat template"):
+        load_text(tiny_gguf, template)
