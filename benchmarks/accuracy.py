@@ -25,7 +25,8 @@ from models.qwen2 import Qwen2
 from pallas_kernels.paged_attention import paged_attention
 from runtime.model_runner import empty_cache
 
-CHUNK = 512  # tokens that are scored at once
+CHUNK = 512  # tokens that are scored at once at most
+PADDED_TO = 128
 
 
 class Scorer:
@@ -46,19 +47,20 @@ class Scorer:
 
     def log_probs(self, token_ids: list[int]) -> np.ndarray:
         """[T, V] float32: row i is the distribution of the token after the first i + 1."""
-        padded = np.zeros(CHUNK, np.int32)
+        # few lengths, so few compilations
+        padded = np.zeros(-(-len(token_ids) // PADDED_TO) * PADDED_TO, np.int32)
         padded[: len(token_ids)] = token_ids
         rows = self._run(self._state, self._cache, padded, len(token_ids))
         return np.asarray(rows)[: len(token_ids)]
 
     def _log_probs(self, state: Any, cache: Any, token_ids: Any, length: Any) -> Any:
         model: Qwen2 = nnx.merge(self._graph, state)
-        place = jnp.arange(CHUNK)
-        blocks = jnp.arange(CHUNK // BLOCK_Q)
+        place = jnp.arange(token_ids.shape[0])
+        blocks = jnp.arange(token_ids.shape[0] // BLOCK_Q)
         step = ModelInput(
             token_ids=token_ids,
             positions=jnp.where(place < length, place, -1),
-            slots=jnp.zeros(CHUNK, jnp.int32),
+            slots=jnp.zeros_like(place),
             blocks=jnp.where(blocks * BLOCK_Q < length, 0, -1),
             page_table=1 + blocks[None],
         )

@@ -38,7 +38,9 @@ def _yarn(plain: np.ndarray, scaling: RopeScaling, config: ModelConfig) -> tuple
     ramp = np.clip((np.arange(half) - low) / max(high - low, 0.001), 0, 1)
     kept = (1 - ramp) * scaling.ext_factor
     frequencies = plain * kept + plain / scaling.factor * (1 - kept)
-    magnitude = scaling.attn_factor * (1 + 0.1 * math.log(scaling.factor))
+    # sharper scores make up for the interpolation; without any there is nothing to make up for
+    sharper = 1 + 0.1 * math.log(scaling.factor) if scaling.ext_factor else 1.0
+    magnitude = scaling.attn_factor * sharper
     return frequencies.astype(np.float32), magnitude
 
 

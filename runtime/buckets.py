@@ -39,14 +39,16 @@ class Buckets:
     min_rows: int
 
     def __post_init__(self) -> None:
-        if self.max_tokens < BLOCK_Q or self.max_tokens % BLOCK_Q:
+        if self.max_tokens % BLOCK_Q:
             raise ValueError(
                 f"max_num_batched_tokens must be a multiple of {BLOCK_Q}, got {self.max_tokens}"
             )
-        if self.max_tokens < self.num_slots:
+        least = (-(-self.num_slots // BLOCK_Q) + 1) * BLOCK_Q
+        if self.max_tokens < least:
             raise ValueError(
-                f"max_num_batched_tokens ({self.max_tokens}) must be at least max_num_seqs "
-                f"({self.num_slots}): every running request gets a token each step"
+                f"max_num_batched_tokens ({self.max_tokens}) must be at least {least} for "
+                f"max_num_seqs {self.num_slots}: each step has a token for every running request "
+                f"and {BLOCK_Q} for a prompt"
             )
         if self.num_slots < self.min_rows:
             raise ValueError(f"num_slots must be at least {self.min_rows}, got {self.num_slots}")

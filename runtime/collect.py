@@ -3,86 +3,70 @@
 from collections.abc import Callable
 
 from runtime.outputs import CompletionOutput, Logprob
-from runtime.request import SamplingParams, TokenOutput
-from runtime.text.answer import AnswerText
+from runtime.request import TokenOutput
+from runtime.text.answer import Answer, ScoredToken
 
 
 class Collector:
     """One answer in the making.
 
     Args:
-        text: turns its tokens into text.
-        token_text: how the vocabulary spells a token, for log-probabilities.
+        answer: turns its tokens into text.
+        with_logprobs: whether log-probabilities were asked for.
+        token_text: how the vocabulary spells a token.
     """
 
-    def __init__(self, text: AnswerText, params: SamplingParams, token_text: Callable[[int], str]):
-        self._text = text
-        self._params = params
+    def __init__(self, answer: Answer, *, with_logprobs: bool, token_text: Callable[[int], str]):
+        self._answer = answer
+        self._with_logprobs = with_logprobs
         self._token_text = token_text
         self._pieces: list[str] = []
         self._token_ids: list[int] = []
-        self._logprobs: list[dict[int, Logprob]] = []
-        self._finish_reason: str | None = None
+        self._scored: list[ScoredToken] = []
         self._stop_reason: str | int | None = None
         self._error: str | None = None
-        self._cumulative = 0.0
-        self.num_cached_tokens = 0
 
     @property
     def finished(self) -> bool:
         """Whether the answer has ended; the engine may not know yet (a stop string)."""
-        return self._finish_reason is not None
+        return self._answer.finish_reason is not None
+
+    @property
+    def num_cached_tokens(self) -> int:
+        """Prompt tokens that the prefix cache held."""
+        return self._answer.num_cached_tokens
 
     def push(self, output: TokenOutput) -> str:
         """Takes the next token; the text that it adds."""
-        self.num_cached_tokens = max(self.num_cached_tokens, output.num_cached_tokens)
-        self._finish_reason, self._error = output.finish_reason, output.error
-        added = ""
+        piece = self._answer.push([output])
         if output.token_id is not None:
-            self._take_token(output, output.token_id)
-            # the token that ends an answer is not part of its text, unless it is asked for
-            if output.finish_reason != "stop" or self._params.include_stop_str_in_output:
-                added = self._take_text([output.token_id])
-            if output.finish_reason == "stop" and output.token_id in self._params.stop_token_ids:
-                self._stop_reason = output.token_id
-        if output.finish_reason is not None and not isinstance(self._stop_reason, str):
-            piece = self._text.flush()
-            added += self._keep(piece.text, piece.stopped)
-        return added
+            self._token_ids.append(output.token_id)
+        self._error = output.error
+        self._pieces.append(piece.text)
+        self._scored += piece.scored
+        self._stop_reason = piece.stop_reason
+        return piece.text
 
-    def output(self, index: int) -> CompletionOutput:
+    def output(self) -> CompletionOutput:
         """The whole answer, which has ended."""
-        assert self._finish_reason is not None
-        asked = self._params.logprobs is not None
+        assert self._answer.finish_reason is not None
+        chosen = [scored.output.logprob or 0.0 for scored in self._scored]
         return CompletionOutput(
-            index=index,
+            index=self._answer.index,
             text="".join(self._pieces),
             token_ids=self._token_ids,
-            finish_reason=self._finish_reason,
+            finish_reason=self._answer.finish_reason,
             stop_reason=self._stop_reason,
-            cumulative_logprob=self._cumulative if asked else None,
-            logprobs=self._logprobs if asked else None,
+            cumulative_logprob=sum(chosen) if self._with_logprobs else None,
+            logprobs=[self._entry(s.output) for s in self._scored] if self._with_logprobs else None,
             error=self._error,
         )
 
-    def _take_token(self, output: TokenOutput, token_id: int) -> None:
-        self._token_ids.append(token_id)
-        if output.logprob is None:
-            return
-        self._cumulative += output.logprob
-        ranked = {
+    def _entry(self, output: TokenOutput) -> dict[int, Logprob]:
+        """The chosen token, and the best ones by rank."""
+        assert output.token_id is not None and output.logprob is not None
+        chosen = Logprob(output.logprob, None, self._token_text(output.token_id))
+        return {output.token_id: chosen} | {
             other: Logprob(logprob, rank, self._token_text(other))
             for rank, (other, logprob) in enumerate(output.top_logprobs, start=1)
         }
-        chosen = Logprob(output.logprob, None, self._token_text(token_id))
-        self._logprobs.append({token_id: chosen} | ranked)
-
-    def _take_text(self, token_ids: list[int]) -> str:
-        piece = self._text.push(token_ids)
-        return self._keep(piece.text, piece.stopped)
-
-    def _keep(self, text: str, stopped: str | None) -> str:
-        if stopped is not None:
-            self._finish_reason, self._stop_reason = "stop", stopped
-        self._pieces.append(text)
-        return text

@@ -21,7 +21,7 @@ class RuntimeConfig:
         dtype: form of the weights; "int8" is for CPUs (8-bit products, scales per row).
         tensor_parallel_size: devices to shard over; None takes all that divide the model.
         block_size: tokens of a page.
-        seed: for requests that bring none.
+        seed: what the seeds of requests that bring none follow from; None: from nothing.
         compilation_cache_dir: where compiled programs are kept between starts.
 
     Raises:
@@ -37,7 +37,7 @@ class RuntimeConfig:
     dtype: str = "auto"
     tensor_parallel_size: int | None = None
     block_size: int = PAGE_SIZE
-    seed: int = 0
+    seed: int | None = None
     enable_prefix_caching: bool = True
     compilation_cache_dir: str | None = None
 
@@ -71,5 +71,5 @@ class RuntimeConfig:
             raise ValueError(
                 f"tensor_parallel_size must be at least 1, got {self.tensor_parallel_size}"
             )
-        if not 0 <= self.seed < 2**63:
+        if self.seed is not None and not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be a non-negative 64-bit number, got {self.seed}")

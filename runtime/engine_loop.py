@@ -118,9 +118,9 @@ def serve(engine: Engine, channel: Channel, log: CompileLog) -> None:
                 return
             _take(engine, channel, message)
         outputs = engine.step()
-        if outputs or not engine.has_work:
-            stats = engine.stats(compilations=log.num_compiled - compiled_at_start)
-            channel.send(Outputs(outputs, stats))
+        stats = engine.stats(compilations=log.num_compiled - compiled_at_start)
+        # after every step, with tokens or without: who hears nothing knows that we hang
+        channel.send(Outputs(outputs, stats))
 
 
 def _take(engine: Engine, channel: Channel, message: ToEngine) -> None:

@@ -12,6 +12,7 @@ def main() -> int:
     """Runs the engine on the inherited socket; the exit code."""
     faulthandler.enable()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("jax").setLevel(logging.WARNING)  # it tells of each back end it lacks
     return run_engine(Channel(socket.socket(fileno=int(sys.argv[1]))))
 
 

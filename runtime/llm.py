@@ -1,7 +1,6 @@
 """The Python face: a model in this process, the same engine and programs as the server's."""
 
 import itertools
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, cast
@@ -16,8 +15,9 @@ from runtime.engine import Engine
 from runtime.errors import RequestError
 from runtime.outputs import RequestOutput
 from runtime.request import SamplingParams
+from runtime.seeds import seed_source
 from runtime.start import start_engine
-from runtime.text.answer import AnswerText
+from runtime.text.answer import Answer
 from runtime.text.chat_template import ChatTemplate
 from runtime.text.template_process import TemplateWorker
 from runtime.text.tokenizer import build_tokenizer
@@ -66,6 +66,7 @@ class LLM:
         self._worker = TemplateWorker()
         self._template = ChatTemplate(source, self._tokenizer, self._worker)
         self._ids = itertools.count()
+        self._next_seed = seed_source(config.seed)
 
     def __enter__(self) -> Self:
         return self
@@ -119,7 +120,7 @@ class LLM:
         listed = _listed_prompts(prompts)
         texts = [p if isinstance(p, str) else None for p in listed]
         ids = [self.tokenize(p) if isinstance(p, str) else list(p) for p in listed]
-        return self._run(texts, ids, sampling_params, use_tqdm)
+        return self._run(texts, ids, sampling_params, use_tqdm, starts_text=False)
 
     def chat(
         self,
@@ -145,7 +146,8 @@ class LLM:
             for chat in chats
         ]
         texts = [chat.text for chat in rendered]
-        return self._run(texts, [chat.ids for chat in rendered], sampling_params, use_tqdm)
+        ids = [chat.ids for chat in rendered]
+        return self._run(texts, ids, sampling_params, use_tqdm, starts_text=True)
 
     def stream(
         self, prompt: Prompt | Messages, sampling_params: SamplingParams | None = None
@@ -158,14 +160,15 @@ class LLM:
         params = sampling_params or SamplingParams()
         if params.n != 1:
             raise RequestError(f"stream gives one answer, got n={params.n}", param="n")
+        is_chat = not isinstance(prompt, str) and bool(prompt) and isinstance(prompt[0], dict)
         if isinstance(prompt, str):
             ids = self.tokenize(prompt)
-        elif prompt and isinstance(prompt[0], dict):
+        elif is_chat:
             ids = self._template.render_chat(cast(Any, prompt)).ids
         else:
             ids = cast(list[int], prompt)
         (request_id,) = self._submit(ids, params)
-        answer = Collector(self._answer_text(params), params, self._tokenizer.token_text)
+        answer = self._collector(0, params, starts_text=is_chat)
         try:
             while not answer.finished:
                 for output in self._engine.step():
@@ -180,6 +183,8 @@ class LLM:
         prompts: list[list[int]],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
         use_tqdm: bool,
+        *,
+        starts_text: bool,
     ) -> list[RequestOutput]:
         params = _one_each(sampling_params or SamplingParams(), len(prompts))
         groups: list[list[int]] = []
@@ -187,10 +192,8 @@ class LLM:
         try:
             for ids, own in zip(prompts, params, strict=True):
                 groups.append(self._submit(ids, own))
-                for request_id in groups[-1]:
-                    answers[request_id] = Collector(
-                        self._answer_text(own), own, self._tokenizer.token_text
-                    )
+                for choice, request_id in enumerate(groups[-1]):
+                    answers[request_id] = self._collector(choice, own, starts_text=starts_text)
             with Progress(disable=not use_tqdm, transient=True) as bar:
                 task = bar.add_task("requests", total=len(answers))
                 self._until_finished(answers, lambda: bar.advance(task))
@@ -201,7 +204,7 @@ class LLM:
                 request_id=str(group[0]),
                 prompt=text,
                 prompt_token_ids=ids,
-                outputs=[answers[i].output(index) for index, i in enumerate(group)],
+                outputs=[answers[request_id].output() for request_id in group],
                 num_cached_tokens=answers[group[0]].num_cached_tokens,
             )
             for group, text, ids in zip(groups, texts, prompts, strict=True)
@@ -222,7 +225,7 @@ class LLM:
 
     def _submit(self, ids: list[int], params: SamplingParams) -> list[int]:
         """Queues the answers to one prompt; their ids."""
-        seed = secrets.randbits(63) if params.seed is None else params.seed
+        seed = self._next_seed() if params.seed is None else params.seed
         submitted: list[int] = []
         for choice in range(params.n):
             request_id = next(self._ids)
@@ -237,12 +240,11 @@ class LLM:
         while self._engine.has_work:
             self._engine.step()
 
-    def _answer_text(self, params: SamplingParams) -> AnswerText:
-        return AnswerText(
-            self._tokenizer,
-            stops=params.stop,
-            include_stop=params.include_stop_str_in_output,
-            skip_special=params.skip_special_tokens,
+    def _collector(self, choice: int, params: SamplingParams, *, starts_text: bool) -> Collector:
+        return Collector(
+            Answer(choice, self._tokenizer, params, start=starts_text),
+            with_logprobs=params.logprobs is not None,
+            token_text=self._tokenizer.token_text,
         )
 
 

@@ -84,7 +84,8 @@ class SamplingParams:
                 raise RequestError(f"{name} must lie in (0, {high:g}], got {value}", param=name)
         if self.max_tokens is not None and not 1 <= self.max_tokens <= 2**31 - 1:
             raise RequestError(
-                f"max_tokens must be at least 1, got {self.max_tokens}", param="max_tokens"
+                f"max_tokens must lie in [1, 2147483647], got {self.max_tokens}",
+                param="max_tokens",
             )
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise RequestError(

@@ -324,7 +324,7 @@ class Scheduler:
         request.pages = shared
         request.num_registered = len(shared)
         request.num_computed = len(shared) * self.limits.page_size
-        if request.num_preemptions == 0:
+        if self._prefix_caching and request.num_preemptions == 0:
             request.num_cached_tokens = request.num_computed
             self.prefix_queries += request.num_tokens
             self.prefix_hits += request.num_computed

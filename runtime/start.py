@@ -89,11 +89,7 @@ def start_engine(
     )
     load_seconds = time.monotonic() - begin
     weight_bytes = sum(x.nbytes for x in jax.tree.leaves((model.decoder, model.head)))
-    report(
-        "load",
-        f"model loading took {weight_bytes / 2**30:.2f} GiB and {load_seconds:.2f} seconds",
-        1.0,
-    )
+    report("load", "loaded", 1.0)
     memory = plan_memory(
         model_facts,
         max_model_len=config.max_model_len,
@@ -190,7 +186,7 @@ def _choose(config: RuntimeConfig, model: ModelConfig) -> _Choices:
     max_num_seqs = config.max_num_seqs or defaults.max_num_seqs
     num_slots = max(max_num_seqs, defaults.min_rows)
     max_tokens = config.max_num_batched_tokens or max(
-        defaults.max_num_batched_tokens, -(-num_slots // BLOCK_Q) * BLOCK_Q
+        defaults.max_num_batched_tokens, (-(-num_slots // BLOCK_Q) + 1) * BLOCK_Q
     )
     dtype = fastest_faithful_dtype() if config.dtype == "auto" else config.dtype
     activations = "float32" if dtype == "int8" else dtype

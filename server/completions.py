@@ -4,9 +4,9 @@ from typing import Any
 
 from aiohttp import web
 
+from runtime.text.answer import Piece, ScoredToken
 from runtime.text.tokenizer import Tokenizer
 from server.access import cache_salt
-from server.answers import Piece, ScoredToken
 from server.generation import Call, generate
 from server.json_body import read_json
 from server.lifecycle import LIFECYCLE

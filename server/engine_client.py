@@ -32,7 +32,7 @@ from runtime.messages import (
     encode,
 )
 from runtime.request import TokenOutput
-from server.limits import ENGINE_EXIT_SECONDS, MAX_PENDING, MAX_QUEUED
+from server.limits import ENGINE_EXIT_SECONDS, MAX_PENDING, MAX_QUEUED, STEP_SECONDS
 from server.token_stream import TokenStream
 
 logger = logging.getLogger(__name__)
@@ -58,8 +58,12 @@ class EngineClient:
         stats: gauges and totals after the engine's last step.
     """
 
-    def __init__(self, command: Sequence[str] = ENGINE_COMMAND) -> None:
+    def __init__(
+        self, command: Sequence[str] = ENGINE_COMMAND, *, step_seconds: float | None = None
+    ) -> None:
+        """`step_seconds`: a working engine that says nothing for so long hangs; None: by device."""
         self.info: EngineInfo | None = None
+        self._step_seconds = step_seconds
         self.stats = Stats()
         self._command = command
         self._streams: dict[int, TokenStream] = {}
@@ -195,7 +199,7 @@ class EngineClient:
     async def _read_on(self) -> None:
         try:
             while True:
-                self._take(await self._receive())
+                self._take(await self._receive_watching())
         except EngineDied as error:
             self.fail_all(error)
             raise
@@ -223,6 +227,24 @@ class EngineClient:
             stream.put(output)
             if output.finish_reason is not None:
                 self._streams.pop(output.request_id, None)
+
+    async def _receive_watching(self) -> FromEngine:
+        """The next message; an engine that has work and gives no sign is killed."""
+        assert self.info is not None and self._process is not None
+        kind = "cpu" if "cpu" in self.info.device.lower() else "gpu"
+        seconds = self._step_seconds or STEP_SECONDS[kind]
+        message = asyncio.create_task(self._receive())
+        try:
+            while True:
+                busy = bool(self._streams)
+                await asyncio.wait({message}, timeout=seconds)
+                if message.done():
+                    return message.result()
+                if busy and self._streams:
+                    self._process.kill()
+                    raise EngineDied(f"the engine has not finished a step for {seconds:g} s")
+        finally:
+            message.cancel()
 
     async def _receive(self) -> FromEngine:
         assert self._reader is not None

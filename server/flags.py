@@ -55,7 +55,7 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
     add("--dtype", default="auto", help=", ".join(DTYPES))
     add("--tensor-parallel-size", "-tp", type=int, help="GPUs to shard over (all that fit)")
     add("--block-size", type=int, default=PAGE_SIZE, help="tokens of a page (%(default)s)")
-    add("--seed", type=int, default=0, help="(%(default)s)")
+    add("--seed", type=int, help="of requests that bring none (default: a new one each)")
     add("--chat-template", type=Path, metavar="FILE", help="instead of the model's own")
     add(
         "--no-enable-prefix-caching",

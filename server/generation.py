@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -12,7 +11,7 @@ from typing import Any
 from runtime.errors import RequestError
 from runtime.messages import Submit
 from runtime.request import SamplingParams, TokenOutput, answer_room
-from server.answers import Answer, Piece
+from runtime.text.answer import Answer, Piece
 from server.limits import MAX_CHOICES, PING_SECONDS
 from server.metrics import Metrics
 from server.prompts import check_ids
@@ -182,7 +181,7 @@ def _requests(call: Call, model: ServedModel) -> list[Submit]:
         if params.max_tokens is None and call.default_max_tokens is not None:
             room = min(room, max(call.default_max_tokens, params.min_tokens))
         bounded = replace(params, max_tokens=room)
-        seed = secrets.randbits(63) if params.seed is None else params.seed
+        seed = model.next_seed() if params.seed is None else params.seed
         requests += [
             Submit(model.engine.new_id(), ids, bounded, seed, choice, call.cache_salt)
             for choice in range(params.n)

@@ -17,4 +17,6 @@ KEEP_ALIVE_SECONDS = 75.0
 DRAIN_SECONDS = 30.0
 CLOSE_SECONDS = 2.0  # for handlers to say goodbye
 ENGINE_EXIT_SECONDS = 10.0
+# A step of the engine; on a CPU, of a large model and a long prompt.
+STEP_SECONDS = {"gpu": 60.0, "cpu": 600.0}
 RETRY_AFTER_SECONDS = 2

@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from runtime.text.answer import ScoredToken
 from runtime.text.tokenizer import Tokenizer
-from server.answers import ScoredToken
 
 LOWEST = -9999.0  # JSON has no infinity
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import msgspec
 from aiohttp import web
 
-from server.answers import Piece, ScoredToken
+from runtime.text.answer import Piece, ScoredToken
 from server.generation import Generation
 from server.schema import GenerationBody, StreamOptions
 from server.sse import EventStream, event

@@ -12,6 +12,7 @@ from pathlib import Path
 from models.gguf_file import SHARD_NAME
 from runtime.config import RuntimeConfig
 from runtime.messages import EngineInfo
+from runtime.seeds import seed_source
 from server.engine_client import ENGINE_COMMAND, EngineClient
 from server.hub import resolve_model
 from server.model_text import ModelText, load_text
@@ -59,6 +60,7 @@ class ServedModel:
     text: ModelText
     engine: EngineClient
     info: EngineInfo
+    next_seed: Callable[[], int]
     created: float = field(default_factory=time.time)
 
 
@@ -80,7 +82,7 @@ async def open_model(options: ModelOptions) -> AsyncIterator[ServedModel]:
         info = await engine.start(config, text.tokenizer.stop_ids, ProgressLog().report)
         for line in start_lines(info):
             logger.info(line)
-        yield ServedModel(names, text, engine, info)
+        yield ServedModel(names, text, engine, info, seed_source(config.seed))
     finally:
         await engine.stop()
         text.close()

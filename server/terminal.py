@@ -12,7 +12,7 @@ from models.errors import ModelFileError
 from runtime.errors import EngineDied, RequestError
 from runtime.messages import Submit
 from runtime.request import SamplingParams, answer_room
-from server.answers import Answer
+from runtime.text.answer import Answer
 from server.engine_client import EXIT_ENGINE, EXIT_USAGE, EngineNotStarted
 from server.errors import AnswerFailed
 from server.hub import ModelNotFound

@@ -1,53 +1,113 @@
-"""The text of one answer as its tokens come: decoded, and ended at a stop string."""
+"""One answer under way: its tokens become text, up to a stop string."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from runtime.request import SamplingParams, TokenOutput
 from runtime.text.detokenizer import IncrementalDetokenizer
 from runtime.text.stop_strings import StopMatcher
 from runtime.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
-class AnswerPiece:
-    """Text that may be shown now; `stopped` is the stop string that ended the answer."""
+class ScoredToken:
+    """A token with its log probabilities, and where in the answer's text it begins."""
 
+    output: TokenOutput
+    offset: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What a lot of tokens adds to an answer.
+
+    Attributes:
+        text: may be empty: part of a character, or what may yet become a stop string.
+        scored: the tokens themselves, where log probabilities were asked for.
+        finish_reason: None while it goes on.
+        stop_reason: the stop string, or the id out of stop_token_ids, that ended it.
+    """
+
+    index: int
     text: str
-    stopped: str | None = None
+    scored: tuple[ScoredToken, ...] = ()
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.text and not self.scored and self.finish_reason is None
 
 
-class AnswerText:
-    """Tokens in, text out. Once stopped, nothing more comes.
+class Answer:
+    """The text of one request, made as its tokens come.
 
     Args:
-        stops: strings that end the answer.
-        include_stop: show the stop string too.
-        skip_special: leave control tokens out.
+        index: the answer's place among the choices of its call.
+        start: the answer begins a text; False where it goes on with the prompt's.
+
+    Attributes:
+        num_tokens: tokens that count as used.
+        finish_reason: None while it goes on.
     """
 
     def __init__(
-        self,
-        tokenizer: Tokenizer,
-        *,
-        stops: tuple[str, ...] = (),
-        include_stop: bool = False,
-        skip_special: bool = True,
-    ):
-        self._detokenizer = IncrementalDetokenizer(tokenizer, skip_special=skip_special)
-        self._matcher = StopMatcher(stops, include=include_stop) if stops else None
+        self, index: int, tokenizer: Tokenizer, params: SamplingParams, *, start: bool
+    ) -> None:
+        self.index = index
+        self.num_tokens = 0
+        self.num_cached_tokens = 0
+        self.finish_reason: str | None = None
+        self._params = params
+        self._detokenizer = IncrementalDetokenizer(
+            tokenizer, params.skip_special_tokens, start=start
+        )
+        self._matcher = StopMatcher(params.stop, params.include_stop_str_in_output)
+        self._num_chars = 0
+        self._stop_reason: int | str | None = None
 
-    def push(self, token_ids: list[int]) -> AnswerPiece:
-        """The text that these tokens add."""
-        return self._match(self._detokenizer.push(token_ids))
+    @property
+    def stopped_by_text(self) -> bool:
+        """Whether a stop string ended it, which the engine does not know of."""
+        return isinstance(self._stop_reason, str)
 
-    def flush(self) -> AnswerPiece:
-        """What was held back, the answer having ended without a stop string."""
-        piece = self._match(self._detokenizer.flush())
-        if piece.stopped is not None or self._matcher is None:
-            return piece
-        return AnswerPiece(piece.text + self._matcher.flush().text)
+    def push(self, outputs: Iterable[TokenOutput]) -> Piece:
+        """Takes the next tokens; those after the end are dropped."""
+        texts: list[str] = []
+        scored: list[ScoredToken] = []
+        for output in outputs:
+            if self.finish_reason is not None:
+                break
+            self.num_cached_tokens = max(self.num_cached_tokens, output.num_cached_tokens)
+            if output.token_id is not None:
+                self.num_tokens += 1
+                if self._params.logprobs is not None:
+                    scored.append(ScoredToken(output, self._num_chars))
+                if self._shows(output):
+                    texts.append(self._show(self._detokenizer.push((output.token_id,))))
+            if output.finish_reason is not None and self.finish_reason is None:
+                self._end(output)
+                texts.append(self._show(self._detokenizer.flush()) + self._matcher.flush().text)
+        return Piece(
+            self.index, "".join(texts), tuple(scored), self.finish_reason, self._stop_reason
+        )
 
-    def _match(self, text: str) -> AnswerPiece:
-        if self._matcher is None:
-            return AnswerPiece(text)
+    def _shows(self, output: TokenOutput) -> bool:
+        """Whether the token is text: the one that ends an answer is not, unless asked for."""
+        return output.finish_reason != "stop" or self._params.include_stop_str_in_output
+
+    def _show(self, text: str) -> str:
+        """The part of `text` that can be shown, up to the first stop string."""
+        self._num_chars += len(text)
+        if self.num_tokens < self._params.min_tokens:
+            return text
         result = self._matcher.push(text)
-        return AnswerPiece(result.text, result.stopped)
+        if result.stopped is not None and self.finish_reason is None:
+            self.finish_reason = "stop"
+            self._stop_reason = result.stopped
+        return result.text
+
+    def _end(self, output: TokenOutput) -> None:
+        self.finish_reason = output.finish_reason
+        if output.finish_reason == "stop" and output.token_id in self._params.stop_token_ids:
+            self._stop_reason = output.token_id

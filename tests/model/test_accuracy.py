@@ -19,9 +19,9 @@ NEAR_TIE = 0.05
 
 @pytest.fixture(scope="module")
 def cases(goldens: Path) -> list[dict[str, Any]]:
-    cases: list[dict[str, Any]] = json.loads(
-        (goldens / "greedy_f32_nofa_kvf32.json").read_text()
-    )["cases"]
+    cases: list[dict[str, Any]] = json.loads((goldens / "greedy_f32_nofa_kvf32.json").read_text())[
+        "cases"
+    ]
     return cases
 
 

@@ -16,9 +16,7 @@ MODEL = ModelConfig(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("num_devices", "size"), [(1, 1), (2, 2), (3, 2), (4, 4), (7, 4), (8, 4)]
-)
+@pytest.mark.parametrize(("num_devices", "size"), [(1, 1), (2, 2), (3, 2), (4, 4), (7, 4), (8, 4)])
 def test_by_default_as_many_devices_as_divide_the_model(num_devices, size):
     assert tensor_parallel_size(MODEL, None, num_devices) == size
 

@@ -69,9 +69,7 @@ def yarn_by_its_authors(dim, base, scale, original, fast, slow, ext, attn):
 def test_yarn_is_as_published(dim, base, factor, original, fast, slow, ext, attn):
     asked = scaling("yarn", factor, original, attn, ext, fast, slow)
     frequencies, magnitude = rope_frequencies(config(dim, base, asked))
-    want, want_magnitude = yarn_by_its_authors(
-        dim, base, factor, original, fast, slow, ext, attn
-    )
+    want, want_magnitude = yarn_by_its_authors(dim, base, factor, original, fast, slow, ext, attn)
     np.testing.assert_allclose(frequencies, want, rtol=1e-6)
     assert magnitude == pytest.approx(want_magnitude)
 

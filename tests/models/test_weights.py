@@ -64,7 +64,9 @@ def test_an_8_bit_product_is_within_its_rounding(dtype):
     ) + 0.26 * 256 * np.outer(x_step, w_step)
     assert np.all(np.abs(product - x @ matrix.T) <= bound)
     # and in practice far less: independent roundings, uniform within their steps
-    variance = np.outer(x_step**2, (matrix**2).sum(axis=1)) + np.outer((x**2).sum(axis=1), w_step**2)
+    variance = np.outer(x_step**2, (matrix**2).sum(axis=1)) + np.outer(
+        (x**2).sum(axis=1), w_step**2
+    )
     assert np.all(np.abs(product - x @ matrix.T)[:4] <= 6 * np.sqrt(variance / 12)[:4])
     assert np.all(product[4] == 0)
 
@@ -72,9 +74,7 @@ def test_an_8_bit_product_is_within_its_rounding(dtype):
 def test_8_bit_products_keep_the_structure_of_their_outputs():
     values, scales = round_to_int8(jnp.asarray(normal(12, 8)))
     flat = Int8(values, scales, (None, None), num_out=1)
-    cut = Int8(
-        values.reshape(3, 4, 8), scales.reshape(3, 4), ("kv_heads", None, None), num_out=2
-    )
+    cut = Int8(values.reshape(3, 4, 8), scales.reshape(3, 4), ("kv_heads", None, None), num_out=2)
     x = jnp.asarray(normal(5, 8, seed=1))
     assert np.array_equal(flat.product(x), cut.product(x))
 

@@ -30,7 +30,7 @@ from runtime.messages import (
 )
 from runtime.request import SamplingParams, TokenOutput
 
-OPTIONS = {"max_model_len": 256, "max_num_seqs": 2, "max_num_batched_tokens": 64}
+OPTIONS = {"max_model_len": 256, "max_num_seqs": 2, "max_num_batched_tokens": 128}
 
 
 class Peer:
@@ -126,7 +126,11 @@ def test_it_ends_when_its_parent_is_gone(tiny: Path) -> None:
         ("missing.gguf", {}, "missing.gguf"),
         ("tiny.gguf", {"max_model_len": 10**6}, "max_model_len 1000000 exceeds the 2048 tokens"),
         ("tiny.gguf", {"tensor_parallel_size": 9}, "tensor_parallel_size must be one of 1, got 9"),
-        ("tiny.gguf", {"max_num_seqs": 100}, r"max_num_batched_tokens \(64\) must be at least"),
+        (
+            "tiny.gguf",
+            {"max_num_seqs": 100},
+            r"max_num_batched_tokens \(128\) must be at least 192",
+        ),
     ],
 )
 def test_a_start_that_cannot_be_says_why_in_one_line(

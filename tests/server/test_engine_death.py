@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from runtime.errors import EngineDied
+from runtime.messages import Submit
+from runtime.request import SamplingParams
 from server.app import make_app
 from server.engine_client import EngineClient, EngineNotStarted
 from server.lifecycle import LIFECYCLE
@@ -167,4 +169,19 @@ async def test_an_engine_that_does_not_keep_to_the_protocol(
     engine = EngineClient((sys.executable, "-c", code))
     with pytest.raises(EngineNotStarted, match=message):
         await engine.start(fake_options().config, [], print)
+    await engine.stop()
+
+
+async def test_an_engine_that_hangs_is_killed_and_ends_its_requests(fake_options: Any) -> None:
+    options = fake_options("--hang-after", "2")
+    engine = EngineClient(options.engine_command, step_seconds=0.5)
+    await engine.start(options.config, [], print)
+    await asyncio.sleep(0.7)  # an idle engine says nothing either, and lives
+    request = Submit(engine.new_id(), [5, 6, 7], SamplingParams(max_tokens=50))
+    with pytest.raises(EngineDied, match="has not finished a step for 0.5 s"):
+        async with engine.generate([request]) as stream:
+            while await stream.take():
+                pass
+    assert engine._process is not None
+    assert await engine._process.wait() == -signal.SIGKILL
     await engine.stop()
