@@ -3,6 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import gguf
@@ -144,6 +145,15 @@ def _load_layer(reader: "_Reader", config: ModelConfig, prefix: str) -> Layer:
     )
 
 
+@dataclass(frozen=True)
+class _Pending:
+    """An array on its way to the device: `finite` is a result of the same program."""
+
+    finite: Array
+    names: tuple[str, ...]
+    num_bytes: int
+
+
 class _Reader:
     """Turns named tensors of a file into arrays on the mesh, a few at a time."""
 
@@ -153,7 +163,7 @@ class _Reader:
         self._int8 = dtype == "int8"
         self._dtype = "float32" if self._int8 else dtype
         self._progress = progress
-        self._pending: deque[tuple[Array, int]] = deque()
+        self._pending: deque[_Pending] = deque()
         self._done = 0
 
     def vector(self, name: str) -> Array:
@@ -184,7 +194,7 @@ class _Reader:
             values = self.matrix(names, shape, axes, join_axis=join_axis)
             return Dense(values, axes, num_out=num_out)
         raw, types = self._raw(names)
-        values, scales = _assemble_int8(
+        values, scales, finite = _assemble_int8(
             raw,
             types=types,
             shape=shape,
@@ -192,7 +202,7 @@ class _Reader:
             join_axis=join_axis,
             placement=(sharding(self._mesh, axes), sharding(self._mesh, axes[:num_out])),
         )
-        self._track(values, names)
+        self._track(finite, names)
         return Int8(values, scales, axes, num_out=num_out)
 
     def finish(self) -> None:
@@ -210,7 +220,7 @@ class _Reader:
         join_axis: int = 0,
     ) -> Array:
         raw, types = self._raw(names)
-        array = _assemble(
+        array, finite = _assemble(
             raw,
             types=types,
             shape=shape,
@@ -218,7 +228,7 @@ class _Reader:
             dtype=dtype,
             placement=sharding(self._mesh, axes),
         )
-        self._track(array, names)
+        self._track(finite, names)
         return array
 
     def _raw(self, names: list[str]) -> tuple[list[Array], tuple[gguf.GGMLQuantizationType, ...]]:
@@ -227,15 +237,21 @@ class _Reader:
         read = [_device_form(self._file.tensors[name]) for name in names]
         return [jax.device_put(raw, everywhere) for raw, _ in read], tuple(t for _, t in read)
 
-    def _track(self, array: Array, names: list[str]) -> None:
-        self._pending.append((array, sum(self._file.tensors[name].num_bytes for name in names)))
+    def _track(self, finite: Array, names: list[str]) -> None:
+        num_bytes = sum(self._file.tensors[name].num_bytes for name in names)
+        self._pending.append(_Pending(finite, tuple(names), num_bytes))
         if len(self._pending) > WINDOW:
             self._settle()
 
     def _settle(self) -> None:
-        array, num_bytes = self._pending.popleft()
-        array.block_until_ready()
-        self._done += num_bytes
+        pending = self._pending.popleft()
+        if not pending.finite:  # waits for the array as well
+            raise ModelFileError(
+                "holds numbers that are not finite",
+                path=self._file.path,
+                subject=f"tensor {', '.join(pending.names)}",
+            )
+        self._done += pending.num_bytes
         self._progress(min(1.0, self._done / self._file.num_bytes))
 
 
@@ -273,9 +289,10 @@ def _assemble(
     join_axis: int,
     dtype: str,
     placement: NamedSharding,
-) -> Array:
-    joined = _join(raw, types, shape, join_axis).astype(dtype)
-    return jax.lax.with_sharding_constraint(joined, placement)
+) -> tuple[Array, Array]:
+    joined = _join(raw, types, shape, join_axis)
+    placed = jax.lax.with_sharding_constraint(joined.astype(dtype), placement)
+    return placed, jnp.isfinite(joined).all()
 
 
 @partial(jax.jit, static_argnames=("types", "shape", "num_out", "join_axis", "placement"))
@@ -287,8 +304,8 @@ def _assemble_int8(
     num_out: int,
     join_axis: int,
     placement: tuple[NamedSharding, NamedSharding],
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array, Array]:
     joined = _join(raw, types, shape, join_axis)
     values, scales = round_to_int8(joined.reshape(math.prod(shape[:num_out]), -1))
     laid_out = (values.reshape(shape), scales.reshape(shape[:num_out]))
-    return jax.lax.with_sharding_constraint(laid_out, placement)
+    return *jax.lax.with_sharding_constraint(laid_out, placement), jnp.isfinite(joined).all()

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from models.config import ModelConfig
+from benchmarks.make_gguf import write_gguf
+from models.config import ModelConfig, model_config
 from models.dequantize import ON_DEVICE, ON_HOST
 from models.errors import ModelFileError
-from models.gguf_file import GGUFFile, TensorInfo
+from models.gguf_file import GGUFFile, TensorInfo, open_gguf
 from models.load import check_tensors, expected_shapes, load_model
 from models.mesh import make_mesh
 from models.weights import Dense, Int8
@@ -204,3 +205,20 @@ def test_every_weight_knows_its_axes(tmp_path):
         _, state = nnx.split(load(toy_file(tmp_path), dtype))
         for leaf in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, nnx.Variable)):
             assert len(leaf.get_metadata("axes")) == leaf[...].ndim
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_numbers_that_are_not_finite_are_refused_with_the_tensors_name(tmp_path, dtype):
+    path = tmp_path / "tiny.gguf"
+    write_gguf(path, size="tiny", tensor_type="Q8_0")
+    (offset,) = {
+        tensor.data_offset
+        for tensor in gguf.GGUFReader(path).tensors
+        if tensor.name == "blk.1.ffn_up.weight"
+    }
+    with path.open("r+b") as file:
+        file.seek(int(offset) + 34)  # the scale of the second block
+        file.write(np.float16(np.nan).tobytes())
+    opened = open_gguf(path)
+    with pytest.raises(ModelFileError, match="blk.1.ffn_up.weight.*not finite"):
+        load_model(opened, model_config(opened), make_mesh(1), dtype=dtype)
