@@ -46,7 +46,7 @@ def inspect_model(path: Path, memory: int | None, console: Console | None = None
         console.print(Text(f"cannot be served: {error}"))
         return
     memories = [GIB * size for size in MEMORIES] if memory is None else [memory]
-    columns = ("form", "weights", "KV a token", *(f"tokens in {gib(size)}" for size in memories))
+    columns = ("tokens of KV cache in", *FORMS)
     rows = _memory_plan(config, num_params, memories)
     console.print(_table(f"Memory, {SHARE:.0%} of it in use", columns, rows))
     console.print(f"longest context: {config.context_length:,} tokens")
@@ -80,11 +80,13 @@ def _tensor_types(file: GGUFFile) -> Iterator[tuple[str, ...]]:
 def _memory_plan(
     config: ModelConfig, num_params: int, memories: Sequence[int]
 ) -> Iterator[tuple[str, ...]]:
-    for form, item_bytes in FORMS.items():
-        weights = num_params * item_bytes
-        per_token = kv_bytes_per_token(config, item_bytes)
-        fits = (max(0, int(SHARE * memory) - weights) // per_token for memory in memories)
-        yield form, gib(weights), f"{per_token:,} B", *(f"{n:,}" if n else "-" for n in fits)
+    sizes = FORMS.values()
+    yield "weights", *(gib(num_params * size) for size in sizes)
+    yield "one token", *(f"{kv_bytes_per_token(config, size):,} B" for size in sizes)
+    for memory in memories:
+        left = (max(0, int(SHARE * memory) - num_params * size) for size in sizes)
+        fits = (n // kv_bytes_per_token(config, size) for n, size in zip(left, sizes, strict=True))
+        yield gib(memory), *(f"{n:,}" if n else "-" for n in fits)
 
 
 def _table(title: str, columns: Sequence[str], rows: Iterator[tuple[str, ...]]) -> Table:
