@@ -40,7 +40,6 @@ CANONICAL_CHATS: Mapping[str, tuple[tuple[Message, ...], tuple[Message, ...] | N
             "several turns": ((USER, {"role": "assistant", "content": "Hi."}, USER), None),
             "tools": ((USER,), (WEATHER_TOOL,)),
             "empty content": (({"role": "user", "content": ""},), None),
-            "no messages": ((), None),
         }
     )
 )
