@@ -136,7 +136,7 @@ def test_the_check_names_what_a_template_refuses(small: Tokenizer, worker: Templ
 def test_the_check_raises_where_nothing_works(small: Tokenizer, worker: TemplateWorker) -> None:
     with pytest.raises(TemplateError, match="TemplateSyntaxError"):
         ChatTemplate("{% if %}", small, worker).check()
-    source = "{% if not messages %}{{ 'a' * 10000000 }}{% endif %}"
+    source = "{% if tools %}{{ 'a' * 10000000 }}{% endif %}"
     with pytest.raises(TemplateLimitError, match="writes more"):
         ChatTemplate(source, small, worker).check()
 
