@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from models.gguf_file import open_gguf
 from models.kv_cache import BLOCK_Q, PagedAttention
 from models.load import load_model
 from models.mesh import make_mesh, tensor_parallel_size
+from pallas_kernels.hopper_attention import hopper_attention, runs_on
 from pallas_kernels.paged_attention import paged_attention
 from runtime.buckets import Buckets
 from runtime.compile_log import CompileLog
@@ -109,7 +111,9 @@ def start_engine(
         vocab_size=model_facts.vocab_size,
     )
     report("compile", f"compiling for {', '.join(b.name for b in chosen.buckets.all)}", None)
-    attend, attention_name = choose_attention()
+    attend, attention_name = choose_attention(
+        mesh.devices.flat[0], model_facts, itemsize=chosen.kv_dtype.itemsize
+    )
     runner = ModelRunner(
         model,
         mesh,
@@ -155,8 +159,13 @@ def start_engine(
     )
 
 
-def choose_attention() -> tuple[PagedAttention, str]:
+def choose_attention(
+    device: Any, config: ModelConfig, *, itemsize: int
+) -> tuple[PagedAttention, str]:
     """The implementation of attention for this machine, and its name for the log."""
+    group = config.num_heads // config.num_kv_heads
+    if runs_on(device, group=group, head_dim=config.head_dim, itemsize=itemsize):
+        return hopper_attention, "Mosaic GPU"
     return paged_attention, "plain XLA"
 
 

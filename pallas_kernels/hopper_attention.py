@@ -1,0 +1,52 @@
+"""`paged_attention` by the Mosaic GPU kernels, where they run."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from pallas_kernels.paged_decode import TuningConfig, choose_splits, paged_decode
+from pallas_kernels.paged_prefill import paged_prefill
+
+
+def hopper_attention(
+    q: Float[Array, "B Q K G H"],
+    k_pages: Float[Array, "pages K page H"],
+    v_pages: Float[Array, "pages K page H"],
+    page_tables: Int[Array, "B P"],
+    positions: Int[Array, "B Q"],
+    *,
+    interpret: Any = None,
+) -> Float[Array, "B Q K G H"]:
+    """`pallas_kernels.paged_attention.paged_attention` for blocks of 1 or 64 queries.
+
+    The queries of a block stand at consecutive positions, padding behind them; what padding gives
+    is finite and means nothing. Pages hold finite numbers everywhere.
+    """
+    if q.shape[1] == 1:
+        splits = choose_splits(q.shape[0], q.shape[2], page_tables.shape[1])
+        return paged_decode(
+            q[:, 0],
+            k_pages,
+            v_pages,
+            page_tables,
+            positions[:, 0] + 1,
+            config=TuningConfig(num_splits=splits),
+            interpret=interpret,
+        )[:, None]
+    return paged_prefill(
+        q,
+        k_pages,
+        v_pages,
+        page_tables,
+        jnp.maximum(positions[:, 0], 0),
+        (positions >= 0).sum(axis=1, dtype=jnp.int32),
+        interpret=interpret,
+    )
+
+
+def runs_on(device: Any, *, group: int, head_dim: int, itemsize: int) -> bool:
+    """Whether the kernels take such heads on this device: Hopper or newer."""
+    capability = getattr(device, "compute_capability", None)
+    modern = capability is not None and float(capability) >= 9.0
+    return modern and group <= 16 and head_dim in (64, 128) and itemsize == 2

@@ -1,0 +1,186 @@
+"""Decode attention over pages on Hopper: one query a request, its context split among blocks.
+
+What it computes is `pallas_kernels.paged_attention.paged_attention_reference` for blocks of one
+query. A program instance reads the pages of one request, one kv head and one split with the bulk
+copy engine, several pages ahead, and keeps an online softmax; XLA combines the splits.
+
+Source: Dao et al., Flash-Decoding, 2023.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+from jaxtyping import Array, Float, Int
+
+from pallas_kernels.online_softmax import TILE_M, PageRing, attend_pages, swizzled
+
+ROW_TILE = 8  # rows of a tile in shared memory: the least that is copied
+
+
+@dataclass(frozen=True)
+class TuningConfig:
+    """How the work is cut.
+
+    Attributes:
+        num_splits: parts of each context, computed apart.
+        num_stages: pages in flight; 3 leave room for two instances on a multiprocessor.
+    """
+
+    num_splits: int = 1
+    num_stages: int = 3
+
+
+def choose_splits(num_rows: int, num_kv_heads: int, max_pages: int, num_cores: int = 132) -> int:
+    """Enough instances to fill the device twice, by what a bucket knows: never by real lengths."""
+    wanted = 2 * num_cores // max(1, num_rows * num_kv_heads)
+    return max(1, min(wanted, max_pages, 32))
+
+
+@partial(jax.jit, static_argnames=("config", "interpret"))
+def paged_decode(
+    q: Float[Array, "B K G H"],
+    k_pages: Float[Array, "pages K page H"],
+    v_pages: Float[Array, "pages K page H"],
+    page_tables: Int[Array, "B P"],
+    lengths: Int[Array, " B"],
+    *,
+    config: TuningConfig,
+    interpret: Any = None,
+) -> Float[Array, "B K G H"]:
+    """Softmax attention of one query a request over the first `lengths` keys of its pages.
+
+    Args:
+        q: queries, already scaled; bfloat16 or float16.
+        k_pages, v_pages: finite numbers also where nothing was written.
+        lengths: 0 for padding, which gives zeros.
+        interpret: `plgpu.InterpretGPUParams` to run on a CPU.
+
+    Raises:
+        ValueError: a shape or type that the kernel does not take.
+    """
+    num_rows, num_kv_heads, group, head_dim = q.shape
+    if group > 16:
+        raise ValueError(f"a group of at most 16 heads, got {group}")
+    if head_dim not in (64, 128):
+        raise ValueError(f"head_dim must be 64 or 128, got {head_dim}")
+    if q.dtype.itemsize != 2 or k_pages.dtype != q.dtype or v_pages.dtype != q.dtype:
+        raise ValueError(
+            "q, k_pages and v_pages must have one 16-bit type, "
+            f"got {q.dtype}, {k_pages.dtype}, {v_pages.dtype}"
+        )
+    # scores in powers of two: exp2 is an instruction, exp is not
+    q = (q.astype(jnp.float32) * math.log2(math.e)).astype(q.dtype)
+    padded = -(-group // ROW_TILE) * ROW_TILE
+    q = jnp.pad(q, ((0, 0), (0, 0), (0, padded - group), (0, 0)))
+    run = _make_kernel(q, k_pages, config, interpret)
+    out, tops, totals = run(q, k_pages, v_pages, page_tables, lengths)
+    top = tops.max(axis=2, keepdims=True)
+    shrink = jnp.exp2(tops - top)
+    total = (totals * shrink).sum(axis=2)
+    mixed = (out * shrink[..., None]).sum(axis=2) / jnp.maximum(total, 1e-30)[..., None]
+    return mixed[:, :, :group].astype(q.dtype)
+
+
+def _make_kernel(q: Array, k_pages: Array, config: TuningConfig, interpret: Any) -> Any:
+    num_rows, num_kv_heads, padded, head_dim = q.shape
+    page_size = k_pages.shape[2]
+    splits, stages = config.num_splits, config.num_stages
+    wide, wide32 = swizzled(2), swizzled(4)
+    partials = (num_rows, num_kv_heads, splits)
+    kwargs = {} if interpret is None else {"interpret": interpret}
+    return plgpu.kernel(
+        partial(_kernel, config=config, via_smem=interpret is not None),
+        out_type=[
+            jax.ShapeDtypeStruct((*partials, padded, head_dim), jnp.float32),
+            jax.ShapeDtypeStruct((*partials, padded), jnp.float32),
+            jax.ShapeDtypeStruct((*partials, padded), jnp.float32),
+        ],
+        grid=(num_rows, num_kv_heads, splits),
+        grid_names=("row", "head", "split"),
+        scratch_types=[
+            plgpu.SMEM((TILE_M, head_dim), q.dtype, transforms=wide),
+            plgpu.SMEM((stages, page_size, head_dim), q.dtype, transforms=wide),
+            plgpu.SMEM((stages, page_size, head_dim), q.dtype, transforms=wide),
+            plgpu.SMEM((TILE_M, page_size), q.dtype, transforms=wide),
+            plgpu.SMEM((TILE_M, head_dim), jnp.float32, transforms=wide32),
+            plgpu.SMEM((TILE_M,), jnp.float32),
+            plgpu.SMEM((TILE_M,), jnp.float32),
+            plgpu.Barrier(),
+            plgpu.Barrier(num_barriers=stages),
+            plgpu.Barrier(num_barriers=stages),
+        ],
+        compiler_params=plgpu.CompilerParams(approx_math=True),
+        **kwargs,
+    )
+
+
+def _kernel(
+    q_gmem: Any,  # [B, K, padded, H]
+    k_gmem: Any,  # [pages, K, page, H]
+    v_gmem: Any,  # [pages, K, page, H]
+    tables_gmem: Any,  # [B, P]
+    lengths_gmem: Any,  # [B]
+    out_gmem: Any,  # [B, K, splits, padded, H] float32
+    top_gmem: Any,  # [B, K, splits, padded] float32
+    total_gmem: Any,  # [B, K, splits, padded] float32
+    q_smem: Any,  # [64, H]; rows past `padded` hold anything: rows do not mix
+    k_smem: Any,  # [stages, page, H]
+    v_smem: Any,  # [stages, page, H]
+    p_smem: Any,  # [64, page]
+    out_smem: Any,  # [64, H] float32
+    top_smem: Any,  # [64]
+    total_smem: Any,  # [64]
+    q_barrier: Any,
+    k_barrier: Any,
+    v_barrier: Any,
+    *,
+    config: TuningConfig,
+    via_smem: bool,
+) -> None:
+    row, head = lax.axis_index("row"), lax.axis_index("head")
+    split = lax.axis_index("split")
+    padded = q_gmem.shape[2]
+    page_size = k_gmem.shape[2]
+    stages = config.num_stages
+
+    length = lengths_gmem[row]
+    num_pages = lax.div(length + (page_size - 1), jnp.int32(page_size))
+    each = lax.div(num_pages + (config.num_splits - 1), jnp.int32(config.num_splits))
+    first = split * each
+    count = jnp.clip(num_pages - first, 0, each)
+
+    plgpu.copy_gmem_to_smem(q_gmem.at[row, head], q_smem.at[pl.ds(0, padded)], q_barrier)
+
+    def fetch(i: Any, stage: Any) -> None:
+        page = tables_gmem[row, first + i]
+        plgpu.copy_gmem_to_smem(k_gmem.at[page, head], k_smem.at[stage], k_barrier.at[stage])
+        plgpu.copy_gmem_to_smem(v_gmem.at[page, head], v_smem.at[stage], v_barrier.at[stage])
+
+    plgpu.barrier_wait(q_barrier)
+    acc, top, total = attend_pages(
+        q_smem,
+        PageRing(k_smem, v_smem, k_barrier, v_barrier, stages, fetch),
+        count,
+        lambda i, shape: (
+            plgpu.broadcasted_iota(jnp.int32, shape, 1, layout=plgpu.Layout.WGMMA)
+            + (first + i) * page_size
+            < length
+        ),
+        p_smem if via_smem else None,
+    )
+    out_smem[...] = acc
+    top_smem[...] = top
+    total_smem[...] = total
+    plgpu.commit_smem()
+    used = pl.ds(0, padded)
+    plgpu.copy_smem_to_gmem(out_smem.at[used], out_gmem.at[row, head, split])
+    plgpu.copy_smem_to_gmem(top_smem.at[used], top_gmem.at[row, head, split])
+    plgpu.copy_smem_to_gmem(total_smem.at[used], total_gmem.at[row, head, split])
+    plgpu.wait_smem_to_gmem(0)

@@ -1,0 +1,129 @@
+"""The Mosaic GPU kernels: right in the interpreter, without races, and they lower for CUDA."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas import mosaic_gpu as plgpu
+from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
+
+from pallas_kernels.hopper_attention import hopper_attention, runs_on
+from pallas_kernels.paged_attention import paged_attention_reference
+from pallas_kernels.paged_decode import TuningConfig, choose_splits, paged_decode
+from pallas_kernels.paged_prefill import paged_prefill
+
+BF16 = jnp.bfloat16
+PAGE = 64
+# Weights are rounded to bfloat16, 8 bits, before they meet the values.
+TOLERANCE = 4e-3
+
+
+def make_case(rows, block_q, kv_heads, group, head_dim, pages_each, seed=0):
+    rng = np.random.default_rng(seed)
+    num_pages = rows * pages_each + 1
+    shape = (num_pages, kv_heads, PAGE, head_dim)
+    q = rng.normal(size=(rows, block_q, kv_heads, group, head_dim)) * head_dim**-0.5
+    tables = rng.permutation(np.arange(1, num_pages)).reshape(rows, pages_each)
+    k, v = (jnp.asarray(rng.normal(size=shape), BF16) for _ in range(2))
+    return jnp.asarray(q, BF16), k, v, jnp.asarray(tables, jnp.int32)
+
+
+def relative_error(ours, reference):
+    ours, reference = (np.asarray(x, np.float32) for x in (ours, reference))
+    return np.linalg.norm(ours - reference) / np.linalg.norm(reference)
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "group", "splits", "lengths"),
+    [(64, 7, 2, [200, 5, 0]), (128, 1, 1, [1, 64, 65]), (128, 12, 3, [256, 129, 63])],
+)
+def test_decode_is_the_reference(head_dim, group, splits, lengths):
+    q, k, v, tables = make_case(3, 1, 2, group, head_dim, 4)
+    lengths = jnp.asarray(lengths, jnp.int32)
+    out = paged_decode(
+        q[:, 0], k, v, tables, lengths,
+        config=TuningConfig(splits, 2),
+        interpret=plgpu.InterpretGPUParams(detect_races=True),
+    )  # fmt: skip
+    reference = paged_attention_reference(q, k, v, tables, (lengths - 1)[:, None])[:, 0]
+    assert relative_error(out, reference) < TOLERANCE
+    assert not np.asarray(out[np.asarray(lengths) == 0]).any()
+
+
+@pytest.mark.parametrize(("head_dim", "kv_heads", "group"), [(64, 2, 2), (128, 1, 3)])
+def test_prefill_is_the_reference(head_dim, kv_heads, group):
+    q, k, v, tables = make_case(3, 64, kv_heads, group, head_dim, 4)
+    starts, lengths = np.array([0, 128, 70]), np.array([64, 5, 0])
+    place = np.arange(64)
+    positions = np.where(place < lengths[:, None], starts[:, None] + place, -1).astype(np.int32)
+    interpret = plgpu.InterpretGPUParams(detect_races=True)
+    out = hopper_attention(q, k, v, tables, jnp.asarray(positions), interpret=interpret)
+    assert np.isfinite(np.asarray(out, np.float32)).all()
+    counted = positions >= 0
+    reference = paged_attention_reference(q, k, v, tables, jnp.asarray(positions))
+    assert relative_error(out[counted], reference[counted]) < TOLERANCE
+
+
+@pytest.mark.parametrize("block_q", [1, 64])
+def test_they_lower_for_a_gpu_without_one(block_q):
+    device = AbstractDevice(device_kind="NVIDIA H200", num_cores=132, platform="gpu")
+    q, k, v, tables = make_case(4, block_q, 2, 7, 128, 4)
+    positions = jnp.zeros((4, block_q), jnp.int32) + jnp.arange(block_q)
+    with use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
+        traced = jax.jit(hopper_attention).trace(q, k, v, tables, positions)
+        assert "mosaic_gpu" in traced.lower(lowering_platforms=("cuda",)).as_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"group": 17}, "a group of at most 16 heads, got 17"),
+        ({"head_dim": 96}, "head_dim must be 64 or 128, got 96"),
+    ],
+)
+def test_decode_refuses_what_it_does_not_take(change, message):
+    sizes = {"group": 2, "head_dim": 64} | change
+    q, k, v, tables = make_case(1, 1, 1, sizes["group"], sizes["head_dim"], 1)
+    with pytest.raises(ValueError, match=message):
+        paged_decode(q[:, 0], k, v, tables, jnp.ones(1, jnp.int32), config=TuningConfig())
+
+
+def test_other_types_are_refused():
+    q, k, v, tables = make_case(1, 1, 1, 2, 64, 1)
+    one = jnp.ones(1, jnp.int32)
+    with pytest.raises(ValueError, match="one 16-bit type, got bfloat16, float32, bfloat16"):
+        paged_decode(q[:, 0], k.astype(jnp.float32), v, tables, one, config=TuningConfig())
+    q, k, v, tables = make_case(1, 64, 1, 2, 64, 1)
+    with pytest.raises(ValueError, match="one 16-bit type, got float32, bfloat16, bfloat16"):
+        paged_prefill(q.astype(jnp.float32), k, v, tables, one, one)
+
+
+@pytest.mark.parametrize(
+    ("block_q", "head_dim", "message"), [(32, 64, "blocks of 64 queries, got 32"), (64, 96, "96")]
+)
+def test_prefill_refuses_what_it_does_not_take(block_q, head_dim, message):
+    q, k, v, tables = make_case(1, block_q, 1, 2, head_dim, 1)
+    one = jnp.ones(1, jnp.int32)
+    with pytest.raises(ValueError, match=message):
+        paged_prefill(q, k, v, tables, one, one)
+
+
+@pytest.mark.parametrize(
+    ("rows", "kv_heads", "pages", "splits"),
+    [(1, 4, 128, 32), (8, 4, 128, 8), (32, 4, 128, 2), (128, 4, 128, 1), (1, 2, 3, 3)],
+)
+def test_splits_fill_the_device(rows, kv_heads, pages, splits):
+    assert choose_splits(rows, kv_heads, pages) == splits
+
+
+def test_they_run_on_hopper_with_16_bits_only():
+    class Device:
+        def __init__(self, capability):
+            self.compute_capability = capability
+
+    fits = {"group": 7, "head_dim": 128, "itemsize": 2}
+    assert runs_on(Device("9.0"), **fits)
+    assert not runs_on(Device("8.6"), **fits)
+    assert not runs_on(object(), **fits)
+    for change in ({"group": 17}, {"head_dim": 96}, {"itemsize": 4}):
+        assert not runs_on(Device("9.0"), **(fits | change))
