@@ -78,7 +78,8 @@ def main() -> None:
             seconds = seconds_a_call(run, q, k, v, tables, positions)
             print(
                 f"decode {rows:4} × {context:6} {name:11} {seconds * 1e6:8.1f} µs, "
-                f"{num_bytes / seconds / 1e12:5.2f} TB/s, floor {num_bytes / COPY_BYTES * 1e6:6.1f}",
+                f"{num_bytes / seconds / 1e12:5.2f} TB/s, "
+                f"floor {num_bytes / COPY_BYTES * 1e6:6.1f}",
                 flush=True,
             )
     for tokens, context in PREFILL:

@@ -122,7 +122,7 @@ def _kernel(
         plgpu.copy_gmem_to_smem(k_gmem.at[page, kv_head], k_smem.at[stage], k_barrier.at[stage])
         plgpu.copy_gmem_to_smem(v_gmem.at[page, kv_head], v_smem.at[stage], v_barrier.at[stage])
 
-    def visible(i: Array, shape: tuple[int, int]) -> Array:
+    def visible(i: Array, shape: tuple[int, ...]) -> Array:
         rows = plgpu.broadcasted_iota(jnp.int32, shape, 0, layout=layout)
         keys = plgpu.broadcasted_iota(jnp.int32, shape, 1, layout=layout)
         return keys + i * page_size <= rows + start
