@@ -45,4 +45,4 @@ HEALTHCHECK --interval=10s --timeout=6s --start-period=15m --retries=3 \
     CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health', timeout=5)"]
 
 ENTRYPOINT ["ggjax"]
-CMD ["serve", "/models/model.gguf", "--host", "0.0.0.0", "--port", "8000"]
+CMD ["serve", "--host", "0.0.0.0", "--port", "8000"]

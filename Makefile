@@ -1,14 +1,13 @@
 # The two commands that do everything, `make serve` and `make test`, and the checks of the code.
 
-# a path, or org/repo:quant; ARGS passes through to ggjax serve or to pytest
+# a path, or org/repo:quant, or nothing for the demonstration model; ARGS passes through to ggjax serve or to pytest
 MODEL ?=
 ARGS ?=
 
 .PHONY: serve test check setup setup-dev
 
 serve: setup
-	@model='$(MODEL)'; [ -n "$$model" ] || model=$$(scripts/random_model.sh) || exit 1; \
-	exec .venv/bin/ggjax serve "$$model" $(ARGS)
+	.venv/bin/ggjax serve $(MODEL) $(ARGS)
 
 test: setup-dev
 	.venv/bin/python -m pytest $(ARGS)

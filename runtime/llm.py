@@ -7,6 +7,7 @@ from typing import Any, Self, cast
 
 from rich.progress import Progress
 
+from models import demo
 from models.gguf_file import open_gguf
 from runtime.collect import Collector
 from runtime.compile_log import CompileLog
@@ -33,7 +34,7 @@ class LLM:
     each request draws one.
 
     Args:
-        model: path of the GGUF file.
+        model: path of the GGUF file, or "demo" for the model that ships with ggjax.
         chat_template: Jinja text to use instead of the file's.
         report: called with each line of progress while loading.
         options: the fields of `runtime.config.RuntimeConfig`, the flags of `ggjax serve`.
@@ -51,7 +52,8 @@ class LLM:
         report: Callable[[str], None] = lambda _: None,
         **options: Any,
     ):
-        config = RuntimeConfig(model=str(model), **options)
+        path = demo.PATH if model == demo.NAME else model
+        config = RuntimeConfig(model=str(path), **options)
         metadata = open_gguf(config.model).metadata
         self._tokenizer = build_tokenizer(metadata)
         own_template = metadata.get("tokenizer.chat_template")

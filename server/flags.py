@@ -5,10 +5,11 @@ import os
 import re
 from pathlib import Path
 
+from models import demo
 from runtime.config import DTYPES, KV_CACHE_DTYPES, PAGE_SIZE, RuntimeConfig
 
 SUFFIXES = {"": 1, "k": 1000, "K": 1024, "m": 10**6, "M": 2**20}
-MODEL_HELP = "a GGUF file, org/repo:quant or org/repo/file.gguf"
+MODEL_HELP = f"a GGUF file, org/repo:quant, org/repo/file.gguf, or {demo.NAME}"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -18,7 +19,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="an OpenAI-compatible HTTP server")
-    _add_model_flags(serve)
+    _add_model_flags(serve, default=demo.NAME)
     serve.add_argument("--host", default="127.0.0.1", help="address to bind (%(default)s)")
     serve.add_argument("--port", type=port, default=8000, help="0 picks one (%(default)s)")
     serve.add_argument(
@@ -39,9 +40,12 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_model_flags(parser: argparse.ArgumentParser) -> None:
+def _add_model_flags(parser: argparse.ArgumentParser, default: str | None = None) -> None:
     add = parser.add_argument
-    add("model", metavar="MODEL", help=MODEL_HELP)
+    if default is None:
+        add("model", metavar="MODEL", help=MODEL_HELP)
+    else:
+        add("model", metavar="MODEL", nargs="?", default=default, help=f"{MODEL_HELP} ({default})")
     add("--max-model-len", type=tokens, help="longest prompt and answer together; 8192, 8k, 8K")
     add("--max-num-seqs", type=int, help="requests that run at once (GPU 128, CPU 8)")
     add("--max-num-batched-tokens", type=int, help="tokens of one step (GPU 2048, CPU 512)")
@@ -96,7 +100,9 @@ def runtime_config(args: argparse.Namespace) -> RuntimeConfig:
 
 
 def default_cache_dir() -> str:
-    """Where XDG says that caches go."""
+    """Where JAX is told to keep programs, or where XDG says that caches go."""
+    if told := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return told
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return os.path.join(home, "ggjax", "xla")
 

@@ -18,6 +18,7 @@ from huggingface_hub.errors import (
 # that of the HTTP library which the installed client uses
 from huggingface_hub.errors import HTTPError as NetworkError  # type: ignore[attr-defined]
 
+from models import demo
 from models.gguf_file import SHARD_NAME
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
@@ -47,12 +48,14 @@ def resolve_model(model: str, *, token: str | None = None) -> Path:
     """The path of a model's file, or of its first shard.
 
     Args:
-        model: a path, `org/repo:quant` or `org/repo/file.gguf`.
+        model: a path, `org/repo:quant`, `org/repo/file.gguf`, or `demo`, which ships with ggjax.
         token: for the hub; None takes HF_TOKEN or what `hf auth login` stored.
 
     Raises:
         ModelNotFound: saying what is wrong and, where it helps, what there is.
     """
+    if model == demo.NAME:
+        return demo.PATH
     path = Path(model).expanduser()
     if path.exists():
         return path

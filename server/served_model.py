@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from models import demo
 from models.gguf_file import SHARD_NAME
 from runtime.config import RuntimeConfig
 from runtime.messages import EngineInfo
@@ -74,6 +75,8 @@ async def open_model(options: ModelOptions) -> AsyncIterator[ServedModel]:
         EngineNotStarted: the engine refused or died.
     """
     typed, names = options.config.model, options.served_names
+    if typed == demo.NAME:
+        logger.info("serving the demonstration model; it completes Python, and knows nothing")
     path = await in_thread(lambda: resolve_model(typed, token=options.hf_token))
     config = replace(options.config, model=str(path.absolute()))
     text = await in_thread(lambda: load_text(path, options.chat_template))

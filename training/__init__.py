@@ -1,0 +1,1 @@
+"""Makes the demonstration model: corpus, tokenizer, training, export, evaluation, model card."""
