@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from html import escape
+from math import ceil, floor, log10
 
 WIDTH, HEIGHT = 720, 360
-LEFT, RIGHT, TOP, BOTTOM = 56, 16, 36, 44
+LEFT, RIGHT, TOP, BOTTOM = 56, 24, 36, 44
 COLOURS = ("#4c72b0", "#c44e52")
-TICKS = 5
 
 type Series = Sequence[tuple[float, float]]
 
@@ -23,12 +23,20 @@ def _points(series: Series, box: tuple[float, float, float, float]) -> list[tupl
     ]
 
 
+def round_step(highest: float) -> float:
+    """1, 2 or 5 times a power of ten, so that some five steps reach `highest`."""
+    power = 10 ** floor(log10(highest / 4))
+    return next(times * power for times in (1, 2, 5, 10) if times * power * 5.5 >= highest)
+
+
 def draw(series: dict[str, Series], *, title: str, x_label: str, max_y: float | None = None) -> str:
     """The lines in one frame, each with its name; what lies above `max_y` is drawn at it."""
     xs = [x for points in series.values() for x, _ in points]
     ys = [y for points in series.values() for _, y in points]
     top = max(ys) if max_y is None else min(max_y, max(ys))
-    box = (0.0, max(xs), min(ys), top)
+    step_x, step_y = round_step(max(xs)), round_step(top)
+    # frames that begin at zero and end at a round number
+    box = (0.0, step_x * ceil(max(xs) / step_x), 0.0, step_y * ceil(top / step_y))
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}"'
         ' font-family="sans-serif" font-size="12">',
@@ -36,15 +44,17 @@ def draw(series: dict[str, Series], *, title: str, x_label: str, max_y: float | 
         f'<text x="{LEFT}" y="20" font-size="14">{escape(title)}</text>',
         f'<text x="{WIDTH / 2}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x_label)}</text>',
     ]
-    for tick in range(TICKS + 1):
-        x = box[0] + (box[1] - box[0]) * tick / TICKS
-        y = box[2] + (box[3] - box[2]) * tick / TICKS
-        (at_x, at_y) = _points([(x, y)], box)[0]
+    for tick in range(round(box[1] / step_x) + 1):
+        ((at, _),) = _points([(tick * step_x, 0)], box)
+        parts.append(
+            f'<text x="{at:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">'
+            f"{tick * step_x:g}</text>"
+        )
+    for tick in range(round(box[3] / step_y) + 1):
+        ((_, at),) = _points([(0, tick * step_y)], box)
         parts += [
-            f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at_y:.1f}" y2="{at_y:.1f}"'
-            ' stroke="#ddd"/>',
-            f'<text x="{LEFT - 6}" y="{at_y + 4:.1f}" text-anchor="end">{y:.2f}</text>',
-            f'<text x="{at_x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{x:g}</text>',
+            f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}" stroke="#ddd"/>',
+            f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{tick * step_y:g}</text>',
         ]
     for number, (name, points) in enumerate(series.items()):
         colour = COLOURS[number % len(COLOURS)]
