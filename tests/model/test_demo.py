@@ -1,4 +1,4 @@
-"""The demonstration model: trained weights, whose answers say something where random ones do not."""
+"""The demonstration model: trained weights, whose answers say something where random do not."""
 
 import ast
 import json
