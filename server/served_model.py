@@ -82,7 +82,8 @@ async def open_model(options: ModelOptions) -> AsyncIterator[ServedModel]:
     text = await in_thread(lambda: load_text(path, options.chat_template))
     engine = EngineClient(options.engine_command)
     try:
-        info = await engine.start(config, text.tokenizer.stop_ids, ProgressLog().report)
+        with ProgressLog() as progress:
+            info = await engine.start(config, text.tokenizer.stop_ids, progress.report)
         for line in start_lines(info):
             logger.info(line)
         yield ServedModel(names, text, engine, info, seed_source(config.seed))
