@@ -114,6 +114,21 @@ def _product(multiply: Callable[[Any], Array], shape: tuple[int, int]) -> Array:
     return result
 
 
+def check_operands(q: Array, k_pages: Array, v_pages: Array) -> None:
+    """What both kernels ask of queries [..., H] and pages.
+
+    Raises:
+        ValueError: another head dimension than 64 or 128, or not one 16-bit type.
+    """
+    if q.shape[-1] not in (64, 128):
+        raise ValueError(f"head_dim must be 64 or 128, got {q.shape[-1]}")
+    if q.dtype.itemsize != 2 or k_pages.dtype != q.dtype or v_pages.dtype != q.dtype:
+        raise ValueError(
+            "q, k_pages and v_pages must have one 16-bit type, "
+            f"got {q.dtype}, {k_pages.dtype}, {v_pages.dtype}"
+        )
+
+
 def swizzled(itemsize: int) -> tuple[Any, Any]:
     """The layout in shared memory that matrix instructions and bulk copies both take."""
     tiling = plgpu.TilingTransform((8, 128 // itemsize))  # type: ignore[abstract]

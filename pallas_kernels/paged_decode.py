@@ -19,7 +19,13 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float, Int
 
-from pallas_kernels.online_softmax import TILE_M, PageRing, attend_pages, swizzled
+from pallas_kernels.online_softmax import (
+    TILE_M,
+    PageRing,
+    attend_pages,
+    check_operands,
+    swizzled,
+)
 
 ROW_TILE = 8  # rows of a tile in shared memory: the least that is copied
 
@@ -68,13 +74,7 @@ def paged_decode(
     num_rows, num_kv_heads, group, head_dim = q.shape
     if group > 16:
         raise ValueError(f"a group of at most 16 heads, got {group}")
-    if head_dim not in (64, 128):
-        raise ValueError(f"head_dim must be 64 or 128, got {head_dim}")
-    if q.dtype.itemsize != 2 or k_pages.dtype != q.dtype or v_pages.dtype != q.dtype:
-        raise ValueError(
-            "q, k_pages and v_pages must have one 16-bit type, "
-            f"got {q.dtype}, {k_pages.dtype}, {v_pages.dtype}"
-        )
+    check_operands(q, k_pages, v_pages)
     # scores in powers of two: exp2 is an instruction, exp is not
     q = (q.astype(jnp.float32) * math.log2(math.e)).astype(q.dtype)
     padded = -(-group // ROW_TILE) * ROW_TILE

@@ -17,7 +17,13 @@ from jax import lax
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float, Int
 
-from pallas_kernels.online_softmax import TILE_M, PageRing, attend_pages, swizzled
+from pallas_kernels.online_softmax import (
+    TILE_M,
+    PageRing,
+    attend_pages,
+    check_operands,
+    swizzled,
+)
 
 
 @dataclass(frozen=True)
@@ -55,13 +61,7 @@ def paged_prefill(
     num_blocks, block_q, num_kv_heads, group, head_dim = q.shape
     if block_q != TILE_M:
         raise ValueError(f"blocks of {TILE_M} queries, got {block_q}")
-    if head_dim not in (64, 128):
-        raise ValueError(f"head_dim must be 64 or 128, got {head_dim}")
-    if q.dtype.itemsize != 2 or k_pages.dtype != q.dtype or v_pages.dtype != q.dtype:
-        raise ValueError(
-            "q, k_pages and v_pages must have one 16-bit type, "
-            f"got {q.dtype}, {k_pages.dtype}, {v_pages.dtype}"
-        )
+    check_operands(q, k_pages, v_pages)
     q = (q.astype(jnp.float32) * math.log2(math.e)).astype(q.dtype)
     heads = q.reshape(num_blocks, block_q, num_kv_heads * group, head_dim)
     page_size = k_pages.shape[2]

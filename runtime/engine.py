@@ -12,9 +12,10 @@ from runtime.errors import RequestError
 from runtime.messages import EngineInfo, Stats
 from runtime.model_runner import PendingStep
 from runtime.request import Request, SamplingParams, TokenOutput, answer_room
-from runtime.scheduler import SampledToken, Scheduler, StepPlan
+from runtime.scheduler import Scheduler
 from runtime.slots import MAX_BANNED
 from runtime.step_input import StepInput, StepShape, make_step_input
+from runtime.step_plan import SampledToken, StepPlan
 
 
 class Runner(Protocol):

@@ -17,9 +17,9 @@ from runtime.buckets import Buckets
 from runtime.compile_log import CompileLog
 from runtime.programs import compile_programs, take_apart
 from runtime.request import MAX_LOGPROBS
-from runtime.scheduler import SampledToken, StepPlan
 from runtime.slots import SlotState, empty_slots
 from runtime.step_input import StepInput, StepShape
+from runtime.step_plan import SampledToken, StepPlan
 
 
 @dataclass(frozen=True)

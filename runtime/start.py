@@ -26,8 +26,9 @@ from runtime.memory_plan import kv_budget, plan_memory, take_share
 from runtime.messages import EngineInfo
 from runtime.model_runner import ModelRunner
 from runtime.page_pool import PagePool
-from runtime.scheduler import Limits, Scheduler
+from runtime.scheduler import Scheduler
 from runtime.step_input import StepShape
+from runtime.step_plan import Limits
 
 logger = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from models.kv_cache import BLOCK_Q
 from runtime.buckets import Bucket, Buckets
 from runtime.packing import Packing, float_bits
 from runtime.request import MAX_LOGIT_BIAS, Request
-from runtime.scheduler import Scheduled, StepPlan
 from runtime.slots import MAX_BANNED
+from runtime.step_plan import Scheduled, StepPlan
 
 # columns of `admitted`
 ADMITTED_COLUMNS = 9  # slot, seed (high, low), choice, top_k, temperature, top_p, min_p, has_extras

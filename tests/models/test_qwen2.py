@@ -24,8 +24,9 @@ from runtime.compile_log import CompileLog
 from runtime.model_runner import ModelRunner
 from runtime.page_pool import PagePool
 from runtime.request import Request, SamplingParams
-from runtime.scheduler import Limits, Scheduler
+from runtime.scheduler import Scheduler
 from runtime.step_input import StepShape, make_step_input
+from runtime.step_plan import Limits
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPT = np.random.default_rng(0).integers(0, 1_000, 150).tolist()

@@ -6,8 +6,8 @@ import pytest
 from runtime.model_runner import read_row
 from runtime.packing import float_bits
 from runtime.request import MAX_LOGPROBS
-from runtime.scheduler import SampledToken
 from runtime.step import RESULT_COLUMNS
+from runtime.step_plan import SampledToken
 
 
 def row(token, finite, logprob, best):

@@ -4,7 +4,8 @@ import pytest
 
 from runtime.errors import RequestError
 from runtime.page_pool import PagePool
-from runtime.scheduler import Limits, SampledToken, Scheduler
+from runtime.scheduler import Scheduler
+from runtime.step_plan import Limits, SampledToken
 
 PAGE = 64
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from runtime.buckets import Bucket, Buckets
-from runtime.scheduler import Scheduled, StepPlan
 from runtime.step_input import (
     BAN_STOPS,
     WANTS_LOGPROBS,
@@ -15,6 +14,7 @@ from runtime.step_input import (
     needs_extras,
     sample_packing,
 )
+from runtime.step_plan import Scheduled, StepPlan
 
 SHAPE = StepShape(num_slots=4, pages_per_request=5, vocab_size=100)
 BUCKETS = Buckets(4, 256, 1)
