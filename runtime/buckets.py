@@ -25,6 +25,18 @@ class Bucket:
 
 
 @dataclass(frozen=True)
+class SampleBucket:
+    """One shape of the sample program; `greedy` for rows that need the best token and no more.
+
+    The host chooses: a conditional on the device would have it wait for the predicate, and so for
+    the step.
+    """
+
+    num_rows: int
+    greedy: bool
+
+
+@dataclass(frozen=True)
 class Buckets:
     """All shapes: powers of two, from the smallest that runs well to the largest that can occur.
 
@@ -69,6 +81,11 @@ class Buckets:
         return [Bucket(rows, 0) for rows in self.rows] + [
             Bucket(blocks * BLOCK_Q, blocks) for blocks in self.blocks
         ]
+
+    @property
+    def samples(self) -> list[SampleBucket]:
+        """Every sample program."""
+        return [SampleBucket(rows, greedy) for rows in self.rows for greedy in (True, False)]
 
     def for_step(self, num_rows: int, num_chunk_blocks: int) -> Bucket:
         """The smallest shape that holds a step."""

@@ -13,7 +13,7 @@ from models.config import ModelConfig
 from models.kv_cache import BLOCK_Q, KVCache, PagedAttention, cache_shape
 from models.mesh import CACHE_AXES, sharding
 from models.qwen2 import Qwen2
-from runtime.buckets import Buckets
+from runtime.buckets import Buckets, SampleBucket
 from runtime.compile_log import CompileLog
 from runtime.programs import compile_programs, take_apart
 from runtime.request import MAX_LOGPROBS
@@ -76,7 +76,7 @@ class ModelRunner:
         )
         if not step.num_rows:
             return PendingStep(None)
-        self._state, result = self.programs.sample[step.num_rows](
+        self._state, result = self.programs.sample[SampleBucket(step.num_rows, step.greedy)](
             self._head, self._state, hidden, step.sample
         )
         result.copy_to_host_async()

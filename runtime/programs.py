@@ -16,7 +16,7 @@ from jaxtyping import Array
 
 from models.kv_cache import KVCache, PagedAttention
 from models.mesh import CACHE_AXES, TP, partition
-from runtime.buckets import Bucket, Buckets
+from runtime.buckets import Bucket, Buckets, SampleBucket
 from runtime.compile_log import CompileLog
 from runtime.slots import SlotState
 from runtime.step import forward, sample, set_extras
@@ -29,13 +29,13 @@ type SetExtras = Callable[[SlotState, Any], SlotState]
 
 @dataclass(frozen=True)
 class Programs:
-    """The compiled step: one forward a bucket, one sample a number of rows, and one for extras.
+    """The compiled step: one forward a bucket, two samples a number of rows, and one for extras.
 
     `seconds` and `num_cached` tell how long it took and how many came from the persistent cache.
     """
 
     forward: dict[Bucket, Forward]
-    sample: dict[int, Sample]
+    sample: dict[SampleBucket, Sample]
     set_extras: SetExtras
     seconds: float
     num_cached: int
@@ -102,19 +102,19 @@ def compile_programs(
             for bucket in reversed(buckets.all)
         }
         samples = {
-            rows: pool.submit(
-                jits.sample(rows)
-                .lower(head.leaves, state, hidden, _vector(sample_packing(rows).size))
+            bucket: pool.submit(
+                jits.sample(bucket)
+                .lower(head.leaves, state, hidden, _vector(sample_packing(bucket.num_rows).size))
                 .compile
             )
-            for rows in buckets.rows
+            for bucket in buckets.samples
         }
         extras = pool.submit(
             jits.set_extras().lower(state, _vector(extras_packing(shape).size)).compile
         )
         return Programs(
             forward={bucket: forwards[bucket].result() for bucket in buckets.all},
-            sample={rows: samples[rows].result() for rows in buckets.rows},
+            sample={bucket: samples[bucket].result() for bucket in buckets.samples},
             set_extras=extras.result(),
             seconds=time.monotonic() - start,
             num_cached=log.num_cached - cached_before,
@@ -157,8 +157,8 @@ class _Jits:
             donate=(1, 2),
         )
 
-    def sample(self, num_rows: int) -> Any:
-        packing = sample_packing(num_rows)
+    def sample(self, bucket: SampleBucket) -> Any:
+        packing = sample_packing(bucket.num_rows)
         vocab_size = self._shape.vocab_size
 
         def gather(logits: Array) -> Array:
@@ -169,11 +169,12 @@ class _Jits:
             leaves: list[Array], state: SlotState, hidden: Array, vector: Array
         ) -> tuple[SlotState, Array]:
             rows = packing.unpack(vector)["rows"]
-            return sample(self._head.rebuild(leaves), state, hidden, rows, gather=gather)
+            head = self._head.rebuild(leaves)
+            return sample(head, state, hidden, rows, gather=gather, greedy=bucket.greedy)
 
         return self._jit(
             run,
-            f"sample_{num_rows}",
+            f"sample_{bucket.num_rows}{'_greedy' if bucket.greedy else ''}",
             (self._head.specs, PartitionSpec(), PartitionSpec(), PartitionSpec()),
             (PartitionSpec(), PartitionSpec()),
             donate=(1,),

@@ -73,7 +73,13 @@ def _admit(state: SlotState, admitted: Array) -> SlotState:
 
 
 def sample(
-    head: Head, state: SlotState, hidden: Array, rows: Array, *, gather: AllReduce
+    head: Head,
+    state: SlotState,
+    hidden: Array,
+    rows: Array,
+    *,
+    gather: AllReduce,
+    greedy: bool = False,
 ) -> tuple[SlotState, Array]:
     """Chooses a token for each of the first rows of `hidden`.
 
@@ -81,6 +87,7 @@ def sample(
         hidden: [S, D], from `forward`.
         rows: [R, 3], R <= S: `runtime.step_input.sample_packing`.
         gather: puts the parts of the vocabulary together: [R, V / devices] -> [R, V].
+        greedy: all rows are at temperature 0, without extras or log-probabilities.
 
     Returns:
         the state, and int32 [R, RESULT_COLUMNS], floats as bits.
@@ -88,33 +95,44 @@ def sample(
     slot, position, bits = rows.T
     logits = gather(head(hidden[: rows.shape[0]]))
     with jax.named_scope("sampling"):
-        own = jax.tree.map(lambda x: x.at[slot].get(mode="fill", fill_value=0), _small(state))
-        adjusted = lax.cond(
-            jnp.any(own["has_extras"]),
-            lambda: _with_extras(logits, state, slot, own["has_extras"], bits),
-            lambda: logits,
-        )
-        temperature, top_p, min_p = own["sampling"].T
-        token = choose(
-            adjusted,
-            temperature=temperature,
-            top_k=own["top_k"],
-            top_p=top_p,
-            min_p=min_p,
-            keys=_keys(own["seeds"], position),
-        )
-        wanted = (bits & WANTS_LOGPROBS) != 0
-        report = lax.cond(
-            jnp.any(wanted), lambda: _logprobs(logits, token), lambda: _no_logprobs(logits)
-        )
+        if greedy:
+            token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+            report = _no_logprobs(logits)
+        else:
+            state, token, report = _sample_any(state, logits, slot, position, bits)
         finite = jnp.isfinite(logits.max(axis=-1)).astype(jnp.int32)  # a NaN wins every maximum
-        counted = jnp.where(own["has_extras"], slot, state.counts.shape[0])
-        state = replace(
-            state,
-            last_token=state.last_token.at[slot].set(token, mode="drop"),
-            counts=state.counts.at[counted, token].add(2, mode="drop"),
-        )
-        return state, jnp.concatenate([token[:, None], finite[:, None], report], axis=1)
+        last_token = state.last_token.at[slot].set(token, mode="drop")
+        result = jnp.concatenate([token[:, None], finite[:, None], report], axis=1)
+        return replace(state, last_token=last_token), result
+
+
+def _sample_any(
+    state: SlotState, logits: Array, slot: Array, position: Array, bits: Array
+) -> tuple[SlotState, Array, Array]:
+    """The state with the new counts, the tokens, and the log-probabilities that rows want."""
+    own = jax.tree.map(lambda x: x.at[slot].get(mode="fill", fill_value=0), _small(state))
+    adjusted = lax.cond(
+        jnp.any(own["has_extras"]),
+        lambda: _with_extras(logits, state, slot, own["has_extras"], bits),
+        lambda: logits,
+    )
+    temperature, top_p, min_p = own["sampling"].T
+    token = choose(
+        adjusted,
+        temperature=temperature,
+        top_k=own["top_k"],
+        top_p=top_p,
+        min_p=min_p,
+        keys=_keys(own["seeds"], position),
+    )
+    report = lax.cond(
+        jnp.any((bits & WANTS_LOGPROBS) != 0),
+        lambda: _logprobs(logits, token),
+        lambda: _no_logprobs(logits),
+    )
+    counted = jnp.where(own["has_extras"], slot, state.counts.shape[0])
+    counts = state.counts.at[counted, token].add(2, mode="drop")
+    return replace(state, counts=counts), token, report
 
 
 def _small(state: SlotState) -> dict[str, Array]:

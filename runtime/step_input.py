@@ -26,7 +26,8 @@ class StepInput:
     Attributes:
         bucket: which forward program.
         forward: int32 vector, `forward_packing(bucket, …)`.
-        num_rows: which sample program; 0 if nothing is sampled.
+        num_rows: of the sample program; 0 if nothing is sampled.
+        greedy: every sampled row wants its best token, and nothing else.
         sample: int32 vector, `sample_packing(num_rows)`.
         extras: one vector, `extras_packing(…)`, for each admitted request that needs it.
         num_padding: tokens that are computed for nothing.
@@ -35,6 +36,7 @@ class StepInput:
     bucket: Bucket
     forward: np.ndarray
     num_rows: int
+    greedy: bool
     sample: np.ndarray
     extras: tuple[np.ndarray, ...]
     num_padding: int
@@ -98,6 +100,12 @@ def needs_extras(request: Request) -> bool:
     return params.has_penalties or bool(params.logit_bias) or params.min_tokens > 0
 
 
+def is_greedy(request: Request) -> bool:
+    """Whether the best token is all that the request asks for."""
+    params = request.params
+    return params.temperature == 0 and params.logprobs is None and not needs_extras(request)
+
+
 def make_step_input(plan: StepPlan, buckets: Buckets, shape: StepShape) -> StepInput:
     """The plan as arrays."""
     num_blocks = sum(-(-item.num_tokens // BLOCK_Q) for item in plan.chunks)
@@ -109,6 +117,7 @@ def make_step_input(plan: StepPlan, buckets: Buckets, shape: StepShape) -> StepI
         bucket=bucket,
         forward=forward,
         num_rows=num_rows,
+        greedy=all(is_greedy(item.request) for item in samples),
         sample=_sample_vector(samples, num_rows, shape),
         extras=tuple(
             _extras_vector(item, shape)

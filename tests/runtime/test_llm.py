@@ -200,3 +200,11 @@ def test_more_requests_than_slots_all_end(llm: LLM) -> None:
     outputs = llm.generate([[i + 1] * (i + 1) for i in range(11)], params)
     assert [len(o.outputs[0].token_ids) for o in outputs] == [6] * 11
     assert_idle(llm)
+
+
+def test_asking_for_log_probabilities_changes_no_answer(llm: LLM) -> None:
+    plain = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
+    asking = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, logprobs=1)
+    assert tokens(llm, PROMPTS, plain) == tokens(llm, PROMPTS, asking)
+    # both kinds in one batch
+    assert tokens(llm, PROMPTS[:2], [plain, asking]) == tokens(llm, PROMPTS[:2], plain)  # type: ignore[arg-type]

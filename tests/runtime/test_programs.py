@@ -8,8 +8,8 @@ import pytest
 def test_there_is_a_program_for_every_shape(served):
     programs = served.runner.programs
     assert list(programs.forward) == served.buckets.all
-    assert list(programs.sample) == served.buckets.rows
-    assert programs.num_programs == len(served.buckets.all) + len(served.buckets.rows) + 1
+    assert list(programs.sample) == served.buckets.samples
+    assert programs.num_programs == len(served.buckets.all) + len(served.buckets.samples) + 1
     assert programs.seconds > 0
 
 
