@@ -3,6 +3,11 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# a busy machine is no failure
+settings.register_profile("no deadline", settings(), deadline=None)
+settings.load_profile("no deadline")
 
 BESIDE = Path(__file__).resolve().parents[2]
 MODEL_NAME = "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
