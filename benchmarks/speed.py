@@ -70,7 +70,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--compilation-cache-dir")
     options = parser.parse_args()
-    vocab_size = model_config(open_gguf(options.model)).vocab_size
+    file = open_gguf(options.model)
+    vocab_size = model_config(file).vocab_size
     log = CompileLog()
     print(f"{jax.device_count()} × {jax.devices()[0].device_kind}")
     columns = "".join(f"{f'decode {batch}':>12}" for batch in options.batches)
@@ -82,7 +83,7 @@ def main() -> None:
             max_model_len=1024,
             compilation_cache_dir=options.compilation_cache_dir,
         )
-        engine = start_engine(config, [], report=print_report, log=log)
+        engine = start_engine(config, file, [], report=print_report, log=log)
         rates = [prefill_rate(engine, vocab_size, options.rounds)]
         rates += [decode_rate(engine, vocab_size, batch) for batch in options.batches]
         print(f"{dtype:10}" + "".join(f"{rate:12.1f}" for rate in rates), flush=True)

@@ -77,6 +77,11 @@ class ModelConfig:
     tied_embeddings: bool
 
 
+def kv_bytes_per_token(config: ModelConfig, item_bytes: int) -> int:
+    """Bytes that one token's keys and values take in all layers, at so many bytes a number."""
+    return 2 * config.num_layers * config.num_kv_heads * config.head_dim * item_bytes
+
+
 def model_config(file: GGUFFile) -> ModelConfig:
     """The configuration of a model file.
 

@@ -65,11 +65,6 @@ class ModelInput:
         return min(self.token_ids.shape[0], self.page_table.shape[0])
 
 
-def kv_bytes_per_token(config: ModelConfig, dtype: jnp.dtype) -> int:
-    """Bytes that one token's keys and values take in all layers."""
-    return 2 * config.num_layers * config.num_kv_heads * config.head_dim * dtype.itemsize
-
-
 def cache_shape(config: ModelConfig, *, num_pages: int, page_size: int) -> tuple[int, ...]:
     """Shape of the keys, and of the values: [L, pages, K, page, H]."""
     return (config.num_layers, num_pages, config.num_kv_heads, page_size, config.head_dim)

@@ -28,7 +28,7 @@ class Runner(Protocol):
 
 @dataclass
 class _Totals:
-    """What has been done so far."""
+    """What has been done so far: fields of `Stats`."""
 
     prompt_tokens: int = 0
     generation_tokens: int = 0
@@ -147,20 +147,16 @@ class Engine:
 
     def stats(self, *, compilations: int = 0) -> Stats:
         """Gauges and totals after the last step."""
-        scheduler, totals = self.scheduler, self._totals
+        scheduler = self.scheduler
         return Stats(
             num_running=len(scheduler.running),
             num_waiting=len(scheduler.waiting),
             num_used_pages=scheduler.pool.num_used,
-            prompt_tokens=totals.prompt_tokens,
-            generation_tokens=totals.generation_tokens,
             prefix_queries=scheduler.prefix_queries,
             prefix_hits=scheduler.prefix_hits,
             preemptions=scheduler.num_preemptions,
-            steps=totals.steps,
             compilations=compilations,
-            padding_tokens=totals.padding_tokens,
-            step_seconds=totals.step_seconds,
+            **vars(self._totals),
         )
 
     def _check_ids(self, ids: Sequence[int] | dict[int, float], param: str) -> None:

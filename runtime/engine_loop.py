@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import jax
 import msgspec
 
-from models.errors import ModelFileError
+from models.gguf_file import open_gguf
 from runtime.compile_log import CompileLog
 from runtime.engine import Engine
 from runtime.errors import RequestError
@@ -87,11 +87,12 @@ def run_engine(channel: Channel) -> int:
     try:
         engine = start_engine(
             first.config,
+            open_gguf(first.config.model),
             first.stop_ids,
             report=lambda stage, text, fraction: channel.send(Progress(stage, text, fraction)),
             log=log,
         )
-    except (ModelFileError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:  # a model file that is broken is a ValueError too
         channel.send(Fatal(_one_line(error)))
         return EXIT_BAD_START
     except jax.errors.JaxRuntimeError as error:

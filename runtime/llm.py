@@ -54,13 +54,14 @@ class LLM:
     ):
         path = demo.PATH if model == demo.NAME else model
         config = RuntimeConfig(model=str(path), **options)
-        metadata = open_gguf(config.model).metadata
-        self._tokenizer = build_tokenizer(metadata)
-        own_template = metadata.get("tokenizer.chat_template")
+        file = open_gguf(config.model)
+        self._tokenizer = build_tokenizer(file.metadata)
+        own_template = file.metadata.get("tokenizer.chat_template")
         source = chat_template or (own_template if isinstance(own_template, str) else None)
         self._compile_log = CompileLog()
         self._engine: Engine = start_engine(
             config,
+            file,
             sorted(self._tokenizer.stop_ids),
             report=lambda stage, text, fraction: report(text),
             log=self._compile_log,

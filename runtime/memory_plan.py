@@ -6,8 +6,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from models.config import ModelConfig
-from models.kv_cache import BLOCK_Q, kv_bytes_per_token
+from models.config import ModelConfig, kv_bytes_per_token
+from models.kv_cache import BLOCK_Q
 from runtime.buckets import Buckets
 
 GIB = 2**30
@@ -52,7 +52,7 @@ def plan_memory(
             f"max_model_len {max_model_len} exceeds the {config.context_length} tokens "
             f"that {config.name} was made for"
         )
-    page_bytes = kv_bytes_per_token(config, kv_dtype) * BLOCK_Q // num_devices
+    page_bytes = kv_bytes_per_token(config, kv_dtype.itemsize) * BLOCK_Q // num_devices
     affordable = max(0, kv_budget // page_bytes - 1)  # page 0 holds nothing
     wanted_len = max_model_len or config.context_length
     full_length = -(-wanted_len // BLOCK_Q)

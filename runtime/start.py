@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from models.config import ModelConfig, model_config
-from models.gguf_file import open_gguf
+from models.gguf_file import GGUFFile
 from models.kv_cache import BLOCK_Q, PagedAttention
 from models.load import load_model
 from models.mesh import make_mesh, tensor_parallel_size
@@ -63,11 +63,17 @@ class _Choices:
 
 
 def start_engine(
-    config: RuntimeConfig, stop_ids: Sequence[int], *, report: Report, log: CompileLog
+    config: RuntimeConfig,
+    file: GGUFFile,
+    stop_ids: Sequence[int],
+    *,
+    report: Report,
+    log: CompileLog,
 ) -> Engine:
     """The engine, ready to serve: everything is compiled.
 
     Args:
+        file: what `config.model` names, opened.
         stop_ids: tokens that end an answer.
 
     Raises:
@@ -76,7 +82,6 @@ def start_engine(
     """
     use_compilation_cache(config.compilation_cache_dir)
     take_share(config.gpu_memory_utilization)
-    file = open_gguf(config.model)
     model_facts = model_config(file)
     chosen = _choose(config, model_facts)
     mesh = make_mesh(chosen.num_devices)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from models.config import ModelConfig, model_config
+from models.config import ModelConfig, kv_bytes_per_token, model_config
 from models.errors import ModelFileError
 from models.gguf_file import GGUFFile, open_gguf
 from models.gguf_values import shown
@@ -50,11 +50,6 @@ def inspect_model(path: Path, memory: int | None, console: Console | None = None
     rows = _memory_plan(config, num_params, memories)
     console.print(_table(f"Memory, {SHARE:.0%} of it in use", columns, rows))
     console.print(f"longest context: {config.context_length:,} tokens")
-
-
-def kv_bytes_per_token(config: ModelConfig, item_bytes: int) -> int:
-    """Keys and values of one token in all layers."""
-    return 2 * config.num_layers * config.num_kv_heads * config.head_dim * item_bytes
 
 
 def gib(num_bytes: int) -> str:
