@@ -4,37 +4,31 @@ A type is a module whose `product` maps [T, in] to [T, out]. The arrays keep the
 shard by; the product sees the part that one device holds.
 """
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
+from pallas_kernels.multiply import multiply
+
 type Axes = tuple[str | None, ...]
+# multiply(x [T, in], matrix [out, in]) -> [T, out], summed in float32
+type Multiply = Callable[[Array, Array], Array]
 
 
 class Dense(nnx.Module):
     """A float matrix, [*out, *in]; products accumulate in float32."""
 
-    def __init__(self, values: Array, axes: Axes, *, num_out: int):
+    def __init__(self, values: Array, axes: Axes, *, num_out: int, multiply: Multiply = multiply):
         """`axes`: logical name of each axis; `num_out`: how many of them are outputs."""
         self.values = nnx.Param(values, axes=axes)
         self.num_out = num_out
+        self.multiply = multiply
 
     def product(self, x: Float[Array, "T in"]) -> Float[Array, "T out"]:
-        values = self.values[...]
-        matrix = values.reshape(-1, x.shape[1])
-        return lax.dot_general(
-            x,
-            matrix,
-            (((1,), (1,)), ((), ())),
-            precision=exact_if_wide(values),
-            preferred_element_type=jnp.float32,
-        )
-
-
-def exact_if_wide(values: Array) -> lax.Precision:
-    """GPUs would round float32 factors to 10 bits; who asks for float32 wants all of them."""
-    return lax.Precision.HIGHEST if values.dtype == jnp.float32 else lax.Precision.DEFAULT
+        return self.multiply(x, self.values[...].reshape(-1, x.shape[1]))
 
 
 class Int8(nnx.Module):

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from pallas_kernels.paged_decode import TuningConfig, choose_splits, paged_decode
+from pallas_kernels.paged_decode import choose_config, paged_decode
 from pallas_kernels.paged_prefill import paged_prefill
 
 
@@ -24,14 +24,13 @@ def hopper_attention(
     is finite and means nothing. Pages hold finite numbers everywhere.
     """
     if q.shape[1] == 1:
-        splits = choose_splits(q.shape[0], q.shape[2], page_tables.shape[1])
         return paged_decode(
             q[:, 0],
             k_pages,
             v_pages,
             page_tables,
             positions[:, 0] + 1,
-            config=TuningConfig(num_splits=splits),
+            config=choose_config(q.shape[0], q.shape[2], page_tables.shape[1]),
             interpret=interpret,
         )[:, None]
     return paged_prefill(
@@ -45,8 +44,6 @@ def hopper_attention(
     )
 
 
-def runs_on(device: Any, *, group: int, head_dim: int, itemsize: int) -> bool:
-    """Whether the kernels take such heads on this device: Hopper or newer."""
-    capability = getattr(device, "compute_capability", None)
-    modern = capability is not None and float(capability) >= 9.0
-    return modern and group <= 16 and head_dim in (64, 128) and itemsize == 2
+def takes_heads(*, group: int, head_dim: int, itemsize: int) -> bool:
+    """Whether the kernels are made for such heads."""
+    return group <= 16 and head_dim in (64, 128) and itemsize == 2

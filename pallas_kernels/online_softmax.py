@@ -33,6 +33,14 @@ class PageRing:
     num_stages: int
     fetch: Callable[[Any, Any], None]
 
+    def begin(self, count: Array) -> None:
+        """Starts the first copies, of `count` pages in all."""
+        for stage in range(self.num_stages):
+
+            @pl.when(stage < count)
+            def _(stage: int = stage) -> None:
+                self.fetch(stage, stage)
+
 
 def attend_pages(
     q_smem: Any,
@@ -41,7 +49,7 @@ def attend_pages(
     visible: Callable[[Array, tuple[int, ...]], Array],
     p_smem: Any,
 ) -> tuple[Array, Array, Array]:
-    """Online softmax of a tile of queries over `count` pages, in registers.
+    """Online softmax of a tile of queries over `count` pages, in registers; the ring has begun.
 
     Args:
         q_smem: [64, H], scaled by log2(e) besides the usual: weights are powers of two.
@@ -55,12 +63,6 @@ def attend_pages(
     layout = plgpu.Layout.WGMMA
     by_row = layout.reduce(1)
     page_size, head_dim = ring.k.shape[1:]
-
-    for stage in range(ring.num_stages):
-
-        @pl.when(stage < count)
-        def _(stage: int = stage) -> None:
-            ring.fetch(stage, stage)
 
     def along_rows(values: Array, shape: tuple[int, ...]) -> Array:
         return lax.broadcast_in_dim(values, shape, [0])

@@ -9,7 +9,7 @@ Source: Dao et al., Flash-Decoding, 2023.
 
 import math
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -36,17 +36,23 @@ class TuningConfig:
 
     Attributes:
         num_splits: parts of each context, computed apart.
-        num_stages: pages in flight; 3 leave room for two instances on a multiprocessor.
+        num_stages: pages in flight.
     """
 
     num_splits: int = 1
     num_stages: int = 3
 
 
-def choose_splits(num_rows: int, num_kv_heads: int, max_pages: int, num_cores: int = 132) -> int:
-    """Enough instances to fill the device twice, by what a bucket knows: never by real lengths."""
-    wanted = 2 * num_cores // max(1, num_rows * num_kv_heads)
-    return max(1, min(wanted, max_pages, 32))
+def choose_config(
+    num_rows: int, num_kv_heads: int, max_pages: int, num_cores: int = 132
+) -> TuningConfig:
+    """Enough instances to fill the device, by what a bucket knows: never by real lengths.
+
+    A context that is not split needs less shared memory: two instances fit a multiprocessor.
+    """
+    wanted = num_cores // max(1, num_rows * num_kv_heads)
+    splits = max(1, min(wanted, max_pages, 32))
+    return TuningConfig(splits, 3 if splits == 1 else 5)
 
 
 @partial(jax.jit, static_argnames=("config", "interpret"))
@@ -79,13 +85,26 @@ def paged_decode(
     q = (q.astype(jnp.float32) * math.log2(math.e)).astype(q.dtype)
     padded = -(-group // ROW_TILE) * ROW_TILE
     q = jnp.pad(q, ((0, 0), (0, 0), (0, padded - group), (0, 0)))
-    run = _make_kernel(q, k_pages, config, interpret)
-    out, tops, totals = run(q, k_pages, v_pages, page_tables, lengths)
-    top = tops.max(axis=2, keepdims=True)
-    shrink = jnp.exp2(tops - top)
-    total = (totals * shrink).sum(axis=2)
-    mixed = (out * shrink[..., None]).sum(axis=2) / jnp.maximum(total, 1e-30)[..., None]
-    return mixed[:, :, :group].astype(q.dtype)
+    out, *sums = _make_kernel(q, k_pages, config, interpret)(
+        q, k_pages, v_pages, page_tables, lengths
+    )
+    if sums:
+        out = _combine(out, *sums).astype(q.dtype)
+    return out[:, :, :group]
+
+
+def _combine(
+    out: Float[Array, "B K splits G H"],
+    tops: Float[Array, "B K splits G"],
+    totals: Float[Array, "B K splits G"],
+) -> Float[Array, "B K G H"]:
+    """The splits' sums as one. Without reductions, so that XLA makes one kernel of it, not four."""
+    splits = range(out.shape[2])
+    top = reduce(jnp.maximum, [tops[:, :, i] for i in splits])
+    shrinks = [jnp.exp2(tops[:, :, i] - top) for i in splits]
+    total = sum(shrinks[i] * totals[:, :, i] for i in splits)
+    mixed = sum(shrinks[i][..., None] * out[:, :, i] for i in splits)
+    return mixed / jnp.maximum(total, 1e-30)[..., None]
 
 
 def _make_kernel(q: Array, k_pages: Array, config: TuningConfig, interpret: Any) -> Any:
@@ -93,28 +112,38 @@ def _make_kernel(q: Array, k_pages: Array, config: TuningConfig, interpret: Any)
     page_size = k_pages.shape[2]
     splits, stages = config.num_splits, config.num_stages
     wide, wide32 = swizzled(2), swizzled(4)
-    partials = (num_rows, num_kv_heads, splits)
-    kwargs = {} if interpret is None else {"interpret": interpret}
+    via_smem = interpret is not None
+    out_type = [jax.ShapeDtypeStruct(q.shape, q.dtype)]
+    # the result leaves through the memory of the queries, which are not needed by then
+    results: list[Any] = []
+    if splits > 1:
+        partials = (num_rows, num_kv_heads, splits, padded)
+        out_type = [
+            jax.ShapeDtypeStruct((*partials, head_dim), jnp.float32),
+            jax.ShapeDtypeStruct(partials, jnp.float32),
+            jax.ShapeDtypeStruct(partials, jnp.float32),
+        ]
+        results = [
+            plgpu.SMEM((TILE_M, head_dim), jnp.float32, transforms=wide32),
+            plgpu.SMEM((TILE_M,), jnp.float32),
+            plgpu.SMEM((TILE_M,), jnp.float32),
+        ]
+    weights = [plgpu.SMEM((TILE_M, page_size), q.dtype, transforms=wide)] if via_smem else []
+    kwargs = {"interpret": interpret} if via_smem else {}
     return plgpu.kernel(
-        partial(_kernel, config=config, via_smem=interpret is not None),
-        out_type=[
-            jax.ShapeDtypeStruct((*partials, padded, head_dim), jnp.float32),
-            jax.ShapeDtypeStruct((*partials, padded), jnp.float32),
-            jax.ShapeDtypeStruct((*partials, padded), jnp.float32),
-        ],
+        partial(_kernel, config=config, via_smem=via_smem),
+        out_type=out_type,
         grid=(num_rows, num_kv_heads, splits),
         grid_names=("row", "head", "split"),
         scratch_types=[
             plgpu.SMEM((TILE_M, head_dim), q.dtype, transforms=wide),
             plgpu.SMEM((stages, page_size, head_dim), q.dtype, transforms=wide),
             plgpu.SMEM((stages, page_size, head_dim), q.dtype, transforms=wide),
-            plgpu.SMEM((TILE_M, page_size), q.dtype, transforms=wide),
-            plgpu.SMEM((TILE_M, head_dim), jnp.float32, transforms=wide32),
-            plgpu.SMEM((TILE_M,), jnp.float32),
-            plgpu.SMEM((TILE_M,), jnp.float32),
             plgpu.Barrier(),
             plgpu.Barrier(num_barriers=stages),
             plgpu.Barrier(num_barriers=stages),
+            results,
+            weights,
         ],
         compiler_params=plgpu.CompilerParams(approx_math=True),
         **kwargs,
@@ -127,60 +156,59 @@ def _kernel(
     v_gmem: Any,  # [pages, K, page, H]
     tables_gmem: Any,  # [B, P]
     lengths_gmem: Any,  # [B]
-    out_gmem: Any,  # [B, K, splits, padded, H] float32
-    top_gmem: Any,  # [B, K, splits, padded] float32
-    total_gmem: Any,  # [B, K, splits, padded] float32
-    q_smem: Any,  # [64, H]; rows past `padded` hold anything: rows do not mix
-    k_smem: Any,  # [stages, page, H]
-    v_smem: Any,  # [stages, page, H]
-    p_smem: Any,  # [64, page]
-    out_smem: Any,  # [64, H] float32
-    top_smem: Any,  # [64]
-    total_smem: Any,  # [64]
-    q_barrier: Any,
-    k_barrier: Any,
-    v_barrier: Any,
-    *,
+    *refs: Any,
     config: TuningConfig,
     via_smem: bool,
 ) -> None:
+    """`refs`: the outputs, then the scratch memory.
+
+    Outputs of one split: out [B, K, padded, H]; of several, float32: out [B, K, splits, padded, H],
+    highest scores and sums of weights [B, K, splits, padded].
+    """
+    num_outputs = 1 if config.num_splits == 1 else 3
+    outputs, scratch = refs[:num_outputs], refs[num_outputs:]
+    # q [64, H], its rows past `padded` hold anything: rows do not mix; k, v [stages, page, H]
+    q_smem, k_smem, v_smem, q_barrier, k_barrier, v_barrier, results, weights = scratch
     row, head = lax.axis_index("row"), lax.axis_index("head")
     split = lax.axis_index("split")
     padded = q_gmem.shape[2]
     page_size = k_gmem.shape[2]
-    stages = config.num_stages
 
+    plgpu.copy_gmem_to_smem(q_gmem.at[row, head], q_smem.at[pl.ds(0, padded)], q_barrier)
     length = lengths_gmem[row]
     num_pages = lax.div(length + (page_size - 1), jnp.int32(page_size))
     each = lax.div(num_pages + (config.num_splits - 1), jnp.int32(config.num_splits))
     first = split * each
     count = jnp.clip(num_pages - first, 0, each)
 
-    plgpu.copy_gmem_to_smem(q_gmem.at[row, head], q_smem.at[pl.ds(0, padded)], q_barrier)
-
     def fetch(i: Any, stage: Any) -> None:
         page = tables_gmem[row, first + i]
         plgpu.copy_gmem_to_smem(k_gmem.at[page, head], k_smem.at[stage], k_barrier.at[stage])
         plgpu.copy_gmem_to_smem(v_gmem.at[page, head], v_smem.at[stage], v_barrier.at[stage])
 
+    ring = PageRing(k_smem, v_smem, k_barrier, v_barrier, config.num_stages, fetch)
+    ring.begin(count)
     plgpu.barrier_wait(q_barrier)
     acc, top, total = attend_pages(
         q_smem,
-        PageRing(k_smem, v_smem, k_barrier, v_barrier, stages, fetch),
+        ring,
         count,
         lambda i, shape: (
             plgpu.broadcasted_iota(jnp.int32, shape, 1, layout=plgpu.Layout.WGMMA)
             + (first + i) * page_size
             < length
         ),
-        p_smem if via_smem else None,
+        weights[0] if via_smem else None,
     )
-    out_smem[...] = acc
-    top_smem[...] = top
-    total_smem[...] = total
-    plgpu.commit_smem()
     used = pl.ds(0, padded)
-    plgpu.copy_smem_to_gmem(out_smem.at[used], out_gmem.at[row, head, split])
-    plgpu.copy_smem_to_gmem(top_smem.at[used], top_gmem.at[row, head, split])
-    plgpu.copy_smem_to_gmem(total_smem.at[used], total_gmem.at[row, head, split])
+    if config.num_splits == 1:
+        share = lax.broadcast_in_dim(1 / jnp.maximum(total, 1e-30), acc.shape, [0])
+        q_smem[...] = (acc * share).astype(q_smem.dtype)
+        plgpu.commit_smem()
+        plgpu.copy_smem_to_gmem(q_smem.at[used], outputs[0].at[row, head])
+    else:
+        for smem, value, gmem in zip(results, (acc, top, total), outputs, strict=True):
+            smem[...] = value
+            plgpu.commit_smem()
+            plgpu.copy_smem_to_gmem(smem.at[used], gmem.at[row, head, split])
     plgpu.wait_smem_to_gmem(0)

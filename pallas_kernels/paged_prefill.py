@@ -129,6 +129,7 @@ def _kernel(
 
     plgpu.barrier_wait(q_barrier)
     ring = PageRing(k_smem, v_smem, k_barrier, v_barrier, stages, fetch)
+    ring.begin(count)
     acc, _, total = attend_pages(tile_smem, ring, count, visible, p_smem if via_smem else None)
     total = lax.broadcast_in_dim(jnp.maximum(total, 1e-30), acc.shape, [0])
     tile_smem[...] = (acc / total).astype(tile_smem.dtype)

@@ -16,7 +16,9 @@ from models.gguf_file import GGUFFile
 from models.kv_cache import BLOCK_Q, PagedAttention
 from models.load import load_model
 from models.mesh import make_mesh, tensor_parallel_size
-from pallas_kernels.hopper_attention import hopper_attention, runs_on
+from pallas_kernels.hopper import is_hopper
+from pallas_kernels.hopper_attention import hopper_attention, takes_heads
+from pallas_kernels.multiply import hopper_multiply, multiply
 from pallas_kernels.paged_attention import paged_attention
 from runtime.buckets import Buckets
 from runtime.compile_log import CompileLog
@@ -88,12 +90,14 @@ def start_engine(
 
     begin = time.monotonic()
     report("load", f"loading {file.path.name}, {file.num_bytes / 2**30:.2f} GiB", 0.0)
+    on_hopper = is_hopper(mesh.devices.flat[0])
     model = load_model(
         file,
         model_facts,
         mesh,
         dtype=chosen.dtype,
         progress=lambda fraction: report("load", "loading", fraction),
+        multiply=hopper_multiply if on_hopper else multiply,
     )
     load_seconds = time.monotonic() - begin
     weight_bytes = sum(x.nbytes for x in jax.tree.leaves((model.decoder, model.head)))
@@ -170,7 +174,7 @@ def choose_attention(
 ) -> tuple[PagedAttention, str]:
     """The implementation of attention for this machine, and its name for the log."""
     group = config.num_heads // config.num_kv_heads
-    if runs_on(device, group=group, head_dim=config.head_dim, itemsize=itemsize):
+    if is_hopper(device) and takes_heads(group=group, head_dim=config.head_dim, itemsize=itemsize):
         return hopper_attention, "Mosaic GPU"
     return paged_attention, "plain XLA"
 

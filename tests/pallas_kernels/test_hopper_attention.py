@@ -7,9 +7,10 @@ import pytest
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
-from pallas_kernels.hopper_attention import hopper_attention, runs_on
+from pallas_kernels.hopper import is_hopper
+from pallas_kernels.hopper_attention import hopper_attention, takes_heads
 from pallas_kernels.paged_attention import paged_attention_reference
-from pallas_kernels.paged_decode import TuningConfig, choose_splits, paged_decode
+from pallas_kernels.paged_decode import TuningConfig, choose_config, paged_decode
 from pallas_kernels.paged_prefill import paged_prefill
 
 BF16 = jnp.bfloat16
@@ -110,10 +111,10 @@ def test_prefill_refuses_what_it_does_not_take(block_q, head_dim, message):
 
 @pytest.mark.parametrize(
     ("rows", "kv_heads", "pages", "splits"),
-    [(1, 4, 128, 32), (8, 4, 128, 8), (32, 4, 128, 2), (128, 4, 128, 1), (1, 2, 3, 3)],
+    [(1, 4, 128, 32), (8, 4, 128, 4), (32, 4, 128, 1), (128, 4, 128, 1), (1, 2, 3, 3)],
 )
 def test_splits_fill_the_device(rows, kv_heads, pages, splits):
-    assert choose_splits(rows, kv_heads, pages) == splits
+    assert choose_config(rows, kv_heads, pages).num_splits == splits
 
 
 def test_they_run_on_hopper_with_16_bits_only():
@@ -121,9 +122,10 @@ def test_they_run_on_hopper_with_16_bits_only():
         def __init__(self, capability):
             self.compute_capability = capability
 
+    assert is_hopper(Device("9.0")) and is_hopper(Device("10.0"))
+    assert not is_hopper(Device("8.6"))
+    assert not is_hopper(object())
     fits = {"group": 7, "head_dim": 128, "itemsize": 2}
-    assert runs_on(Device("9.0"), **fits)
-    assert not runs_on(Device("8.6"), **fits)
-    assert not runs_on(object(), **fits)
+    assert takes_heads(**fits)
     for change in ({"group": 17}, {"head_dim": 96}, {"itemsize": 4}):
-        assert not runs_on(Device("9.0"), **(fits | change))
+        assert not takes_heads(**(fits | change))

@@ -1,0 +1,150 @@
+"""Products of a wide matrix with a few rows on Hopper, at the speed of its memory.
+
+What it computes is `pallas_kernels.multiply.multiply`. The matrix is the left factor of the matrix
+instruction, 64 of its rows at a time, and the few rows are the right one, so that little of the
+instruction is wasted; each program instance streams its part of the matrix through shared memory
+with the bulk copy engine. Matrices with few rows are split along the columns, to occupy every
+multiprocessor.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+from jaxtyping import Array, Float
+
+from pallas_kernels.online_softmax import swizzled
+
+TILE_M = 64  # rows of the matrix in one instruction
+ROW_TILE = 8  # the right factor's least number of columns
+MAX_ROWS = 32
+
+
+@dataclass(frozen=True)
+class TuningConfig:
+    """How the work is cut.
+
+    Attributes:
+        tile_k: columns of the matrix in one copy.
+        num_stages: copies in flight.
+        num_splits: parts of the columns, computed apart.
+    """
+
+    tile_k: int = 256
+    num_stages: int = 4
+    num_splits: int = 2
+
+
+def choose_config(num_out: int, num_in: int) -> TuningConfig | None:
+    """A configuration for a matrix [num_out, num_in], or None where XLA's product is as fast.
+
+    By trial on an H200 (docs/performance.md): [3584, 18944] takes 36 µs against 41 µs (XLA) with
+    two splits, while matrices with more rows, or with fewer columns, gain nothing.
+    """
+    if num_in < 4 * num_out or num_out % TILE_M:
+        return None
+    for splits in (2, 1, 4):
+        for tile_k in (256, 128):
+            if num_in % (splits * tile_k) == 0:
+                return TuningConfig(tile_k, 1024 // tile_k, splits)
+    return None
+
+
+@partial(jax.jit, static_argnames=("config", "interpret"))
+def few_rows_product(
+    x: Float[Array, "T in"],
+    matrix: Float[Array, "out in"],
+    *,
+    config: TuningConfig,
+    interpret: Any = None,
+) -> Float[Array, "T out"]:
+    """`x @ matrix.T` in float32, for up to 32 rows of a 16-bit type.
+
+    Args:
+        interpret: `plgpu.InterpretGPUParams` to run on a CPU.
+
+    Raises:
+        ValueError: a shape or type that the kernel does not take.
+    """
+    num_rows, num_in = x.shape
+    num_out = matrix.shape[0]
+    if num_rows > MAX_ROWS:
+        raise ValueError(f"at most {MAX_ROWS} rows, got {num_rows}")
+    if x.dtype.itemsize != 2 or matrix.dtype != x.dtype:
+        raise ValueError(f"both factors must have one 16-bit type, got {x.dtype}, {matrix.dtype}")
+    if num_out % TILE_M or num_in % (config.num_splits * config.tile_k):
+        raise ValueError(f"{config} does not divide a matrix of {matrix.shape}")
+    padded = -(-num_rows // ROW_TILE) * ROW_TILE
+    x = jnp.pad(x, ((0, padded - num_rows), (0, 0)))
+    stages, tile_k = config.num_stages, config.tile_k
+    kwargs = {} if interpret is None else {"interpret": interpret}
+    parts = plgpu.kernel(
+        partial(_kernel, config=config),
+        out_type=jax.ShapeDtypeStruct((config.num_splits, padded, num_out), jnp.float32),
+        grid=(num_out // TILE_M, config.num_splits),
+        grid_names=("tile", "split"),
+        scratch_types=[
+            plgpu.SMEM((stages, TILE_M, tile_k), matrix.dtype, transforms=swizzled(2)),
+            plgpu.SMEM((stages, padded, tile_k), x.dtype, transforms=swizzled(2)),
+            plgpu.SMEM((padded, TILE_M), jnp.float32),
+            plgpu.Barrier(num_arrivals=2, num_barriers=stages),
+        ],
+        **kwargs,
+    )(x, matrix)
+    return parts.sum(axis=0)[:num_rows]
+
+
+def _kernel(
+    x_gmem: Any,  # [T, in]
+    matrix_gmem: Any,  # [out, in]
+    out_gmem: Any,  # [splits, T, out] float32
+    matrix_smem: Any,  # [stages, 64, tile_k]
+    x_smem: Any,  # [stages, T, tile_k]
+    out_smem: Any,  # [T, 64] float32
+    barrier: Any,
+    *,
+    config: TuningConfig,
+) -> None:
+    tile, split = lax.axis_index("tile"), lax.axis_index("split")
+    stages, tile_k = config.num_stages, config.tile_k
+    rows = pl.ds(pl.multiple_of(tile * TILE_M, TILE_M), TILE_M)
+    num_tiles = matrix_gmem.shape[1] // config.num_splits // tile_k
+
+    def fetch(i: Any, stage: Any) -> None:
+        columns = pl.ds(pl.multiple_of((split * num_tiles + i) * tile_k, tile_k), tile_k)
+        into = barrier.at[stage]
+        plgpu.copy_gmem_to_smem(matrix_gmem.at[rows, columns], matrix_smem.at[stage], into)
+        plgpu.copy_gmem_to_smem(x_gmem.at[:, columns], x_smem.at[stage], into)
+
+    for stage in range(min(stages, num_tiles)):
+        fetch(stage, stage)
+
+    def multiply(acc_ref: Any) -> Array:
+        def step(i: Array, carry: Array) -> Array:
+            stage = lax.rem(i, jnp.int32(stages))
+            plgpu.barrier_wait(barrier.at[stage])
+            plgpu.wgmma(acc_ref, matrix_smem.at[stage], x_smem.at[stage].transpose((1, 0)))
+            plgpu.wgmma_wait(0)
+
+            @pl.when(i + stages < num_tiles)
+            def _() -> None:
+                fetch(i + stages, stage)
+
+            return carry
+
+        lax.fori_loop(0, num_tiles, step, jnp.int32(0))
+        result: Array = acc_ref[...]
+        return result
+
+    accumulator = plgpu.ACC((TILE_M, x_gmem.shape[0]), jnp.float32)  # type: ignore[attr-defined]
+    # without the barrier the compiler may move arithmetic above the wait for the product
+    acc = lax.optimization_barrier(pl.run_scoped(multiply, accumulator))
+    out_smem.transpose((1, 0))[...] = plgpu.layout_cast(acc, plgpu.Layout.WGMMA_TRANSPOSED)
+    plgpu.commit_smem()
+    plgpu.copy_smem_to_gmem(out_smem, out_gmem.at[split, :, rows])
+    plgpu.wait_smem_to_gmem(0)
