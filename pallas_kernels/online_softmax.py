@@ -1,10 +1,9 @@
-"""The inner loop of both attention kernels: a tile of queries against a stream of pages."""
+"""What the attention kernels compute on a tile of queries, in a warpgroup's registers."""
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
@@ -14,106 +13,83 @@ from jaxtyping import Array
 TILE_M = 64  # rows of a warpgroup's matrix instruction
 
 _MASKED = -1e30  # finite: a tile without any key stays free of NaN
+_LOG2_E = math.log2(math.e)
 
 
-@dataclass(frozen=True)
-class PageRing:
-    """Pages on their way into shared memory, a few ahead of their use.
+class Sums(NamedTuple):
+    """An online softmax underway, in powers of two: exp2 is an instruction, exp is not.
 
     Attributes:
-        k, v: [stages, page, H] in shared memory.
-        k_barrier, v_barrier: one a stage, passed when the page is there.
-        fetch: `fetch(i, stage)` starts the copies of the i-th page.
+        acc: [64, H], weighted values.
+        top: [64], the highest score so far, times log2(e).
+        total: [64], the sum of weights.
     """
 
-    k: Any
-    v: Any
-    k_barrier: Any
-    v_barrier: Any
-    num_stages: int
-    fetch: Callable[[Any, Any], None]
-
-    def begin(self, count: Array) -> None:
-        """Starts the first copies, of `count` pages in all."""
-        for stage in range(self.num_stages):
-
-            @pl.when(stage < count)
-            def _(stage: int = stage) -> None:
-                self.fetch(stage, stage)
+    acc: Array
+    top: Array
+    total: Array
 
 
-def attend_pages(
-    q_smem: Any,
-    ring: PageRing,
-    count: Array,
-    visible: Callable[[Array, tuple[int, ...]], Array],
-    p_smem: Any,
-) -> tuple[Array, Array, Array]:
-    """Online softmax of a tile of queries over `count` pages, in registers; the ring has begun.
-
-    Args:
-        q_smem: [64, H], scaled by log2(e) besides the usual: weights are powers of two.
-        visible: `visible(i, (64, page))`, which keys of the i-th page each row sees.
-        p_smem: [64, page] to pass the weights through, or None to keep them in registers, which the
-            interpreter cannot.
-
-    Returns:
-        sums of weighted values [64, H], highest scores [64] and sums of weights [64], float32.
-    """
+def no_sums(head_dim: int) -> Sums:
+    """Sums over no keys at all."""
     layout = plgpu.Layout.WGMMA
     by_row = layout.reduce(1)
-    page_size, head_dim = ring.k.shape[1:]
-
-    def along_rows(values: Array, shape: tuple[int, ...]) -> Array:
-        return lax.broadcast_in_dim(values, shape, [0])
-
-    def attend(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        acc, top, total = carry
-        stage = lax.rem(i, jnp.int32(ring.num_stages))
-        plgpu.barrier_wait(ring.k_barrier.at[stage])
-
-        def scores_of(acc_ref: Any) -> Array:
-            plgpu.wgmma(acc_ref, q_smem, ring.k.at[stage].transpose((1, 0)))
-            return acc_ref[...]
-
-        scores = _product(scores_of, (TILE_M, page_size))
-        scores = jnp.where(visible(i, scores.shape), scores, _MASKED)
-        new_top = jnp.maximum(top, scores.max(axis=1))
-        shrink = jnp.exp2(top - new_top)
-        weights = jnp.exp2(scores - along_rows(new_top, scores.shape))
-        total = total * shrink + weights.sum(axis=1)
-        narrow = weights.astype(q_smem.dtype)
-        if p_smem is not None:
-            p_smem[...] = narrow
-            plgpu.commit_smem()
-        plgpu.barrier_wait(ring.v_barrier.at[stage])
-
-        def mixed_of(acc_ref: Any) -> Array:
-            plgpu.wgmma(acc_ref, narrow if p_smem is None else p_smem, ring.v.at[stage])
-            return acc_ref[...]
-
-        acc = acc * along_rows(shrink, acc.shape) + _product(mixed_of, (TILE_M, head_dim))
-
-        @pl.when(i + ring.num_stages < count)
-        def _() -> None:
-            ring.fetch(i + ring.num_stages, stage)
-
-        return acc, new_top, total
-
-    start = (
+    return Sums(
         plgpu.layout_cast(jnp.full((TILE_M, head_dim), 0.0, jnp.float32), layout),
         plgpu.layout_cast(jnp.full((TILE_M,), _MASKED, jnp.float32), by_row),
         plgpu.layout_cast(jnp.full((TILE_M,), 0.0, jnp.float32), by_row),
     )
-    return lax.fori_loop(0, count, attend, start)
 
 
-def _product(multiply: Callable[[Any], Array], shape: tuple[int, int]) -> Array:
+def hide(scores: Array, hidden: Callable[[Array, Array], Array]) -> Array:
+    """The scores [64, keys] but for those where `hidden(row, key)` holds of their numbers."""
+    row, key = (
+        plgpu.broadcasted_iota(jnp.int32, scores.shape, axis, layout=plgpu.Layout.WGMMA)
+        for axis in (0, 1)
+    )
+    return jnp.where(hidden(row, key), _MASKED, scores)
+
+
+def softmax_step(scores: Array, sums: Sums) -> tuple[Array, Array, Array, Array]:
+    """The next keys of an online softmax.
+
+    Returns:
+        weights [64, keys], the factor for what was summed so far [64], the new `top` and `total`.
+    """
+    top = jnp.maximum(sums.top, scores.max(axis=1) * _LOG2_E)
+    shrink = jnp.exp2(sums.top - top)
+    weights = jnp.exp2(scores * _LOG2_E - spread(top, scores.shape))
+    return weights, shrink, top, sums.total * shrink + weights.sum(axis=1)
+
+
+def spread(values: Array, shape: tuple[int, ...]) -> Array:
+    """One value a row, along the rows."""
+    return lax.broadcast_in_dim(values, shape, [0])
+
+
+def product(multiply: Callable[[Any], Array], shape: tuple[int, ...]) -> Array:
     """A matrix product into a fresh accumulator, read when it is complete."""
     # without the barrier the compiler may move arithmetic above the wait for the product
-    accumulator = plgpu.ACC(shape, jnp.float32)  # type: ignore[attr-defined]
-    result: Array = jax.lax.optimization_barrier(pl.run_scoped(multiply, accumulator))
+    accumulator = plgpu.ACC(shape, jnp.float32)  # type: ignore[attr-defined,arg-type]
+    result: Array = lax.optimization_barrier(pl.run_scoped(multiply, accumulator))
     return result
+
+
+def add_product(acc: Array, multiply: Callable[[Any], None], *, in_place: bool) -> Array:
+    """`acc` and a matrix product, when it is complete.
+
+    Args:
+        in_place: in the registers of `acc`, which the interpreter cannot.
+    """
+    if in_place:
+        added: Array = pl.run_state(multiply)(plgpu.ACC.init(acc))  # type: ignore[attr-defined]
+        return lax.optimization_barrier(added)
+
+    def read(acc_ref: Any) -> Array:
+        multiply(acc_ref)
+        return acc_ref[...]
+
+    return acc + product(read, acc.shape)
 
 
 def check_operands(q: Array, k_pages: Array, v_pages: Array) -> None:

@@ -7,7 +7,6 @@ copy engine, several pages ahead, and keeps an online softmax; XLA combines the 
 Source: Dao et al., Flash-Decoding, 2023.
 """
 
-import math
 from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any
@@ -21,9 +20,13 @@ from jaxtyping import Array, Float, Int
 
 from pallas_kernels.online_softmax import (
     TILE_M,
-    PageRing,
-    attend_pages,
+    Sums,
     check_operands,
+    hide,
+    no_sums,
+    product,
+    softmax_step,
+    spread,
     swizzled,
 )
 
@@ -81,13 +84,10 @@ def paged_decode(
     if group > 16:
         raise ValueError(f"a group of at most 16 heads, got {group}")
     check_operands(q, k_pages, v_pages)
-    # scores in powers of two: exp2 is an instruction, exp is not
-    q = (q.astype(jnp.float32) * math.log2(math.e)).astype(q.dtype)
     padded = -(-group // ROW_TILE) * ROW_TILE
     q = jnp.pad(q, ((0, 0), (0, 0), (0, padded - group), (0, 0)))
-    out, *sums = _make_kernel(q, k_pages, config, interpret)(
-        q, k_pages, v_pages, page_tables, lengths
-    )
+    run = _make_kernel(q, k_pages, config, interpret)
+    out, *sums = run(q, k_pages, v_pages, page_tables, lengths)
     if sums:
         out = _combine(out, *sums).astype(q.dtype)
     return out[:, :, :group]
@@ -112,10 +112,18 @@ def _make_kernel(q: Array, k_pages: Array, config: TuningConfig, interpret: Any)
     page_size = k_pages.shape[2]
     splits, stages = config.num_splits, config.num_stages
     wide, wide32 = swizzled(2), swizzled(4)
-    via_smem = interpret is not None
+    kwargs = {} if interpret is None else {"interpret": interpret}
+    scratch: dict[str, Any] = {
+        "q_smem": plgpu.SMEM((TILE_M, head_dim), q.dtype, transforms=wide),
+        "k_smem": plgpu.SMEM((stages, page_size, head_dim), q.dtype, transforms=wide),
+        "v_smem": plgpu.SMEM((stages, page_size, head_dim), q.dtype, transforms=wide),
+        "q_barrier": plgpu.Barrier(),
+        "k_barrier": plgpu.Barrier(num_barriers=stages),
+        "v_barrier": plgpu.Barrier(num_barriers=stages),
+    }
+    if interpret is not None:
+        scratch["p_smem"] = plgpu.SMEM((TILE_M, page_size), q.dtype, transforms=wide)
     out_type = [jax.ShapeDtypeStruct(q.shape, q.dtype)]
-    # the result leaves through the memory of the queries, which are not needed by then
-    results: list[Any] = []
     if splits > 1:
         partials = (num_rows, num_kv_heads, splits, padded)
         out_type = [
@@ -123,28 +131,17 @@ def _make_kernel(q: Array, k_pages: Array, config: TuningConfig, interpret: Any)
             jax.ShapeDtypeStruct(partials, jnp.float32),
             jax.ShapeDtypeStruct(partials, jnp.float32),
         ]
-        results = [
+        scratch["sums_smem"] = (
             plgpu.SMEM((TILE_M, head_dim), jnp.float32, transforms=wide32),
             plgpu.SMEM((TILE_M,), jnp.float32),
             plgpu.SMEM((TILE_M,), jnp.float32),
-        ]
-    weights = [plgpu.SMEM((TILE_M, page_size), q.dtype, transforms=wide)] if via_smem else []
-    kwargs = {"interpret": interpret} if via_smem else {}
+        )
     return plgpu.kernel(
-        partial(_kernel, config=config, via_smem=via_smem),
+        partial(_kernel, num_splits=splits),
         out_type=out_type,
         grid=(num_rows, num_kv_heads, splits),
         grid_names=("row", "head", "split"),
-        scratch_types=[
-            plgpu.SMEM((TILE_M, head_dim), q.dtype, transforms=wide),
-            plgpu.SMEM((stages, page_size, head_dim), q.dtype, transforms=wide),
-            plgpu.SMEM((stages, page_size, head_dim), q.dtype, transforms=wide),
-            plgpu.Barrier(),
-            plgpu.Barrier(num_barriers=stages),
-            plgpu.Barrier(num_barriers=stages),
-            results,
-            weights,
-        ],
+        scratch_types=scratch,
         compiler_params=plgpu.CompilerParams(approx_math=True),
         **kwargs,
     )
@@ -156,59 +153,84 @@ def _kernel(
     v_gmem: Any,  # [pages, K, page, H]
     tables_gmem: Any,  # [B, P]
     lengths_gmem: Any,  # [B]
-    *refs: Any,
-    config: TuningConfig,
-    via_smem: bool,
+    out_gmem: Any,  # [B, K, padded, H]; of several splits: [B, K, splits, padded, H] float32
+    *sums_gmem: Any,  # of several splits: top and total, [B, K, splits, padded] float32
+    q_smem: Any,  # [64, H]; rows past `padded` hold anything: rows do not mix
+    k_smem: Any,  # [stages, page, H]
+    v_smem: Any,  # [stages, page, H]
+    q_barrier: Any,
+    k_barrier: Any,
+    v_barrier: Any,
+    sums_smem: Any = (),  # of several splits: [64, H], [64], [64], float32
+    p_smem: Any = None,  # [64, page] to pass the weights through, which the interpreter needs
+    num_splits: int,
 ) -> None:
-    """`refs`: the outputs, then the scratch memory.
-
-    Outputs of one split: out [B, K, padded, H]; of several, float32: out [B, K, splits, padded, H],
-    highest scores and sums of weights [B, K, splits, padded].
-    """
-    num_outputs = 1 if config.num_splits == 1 else 3
-    outputs, scratch = refs[:num_outputs], refs[num_outputs:]
-    # q [64, H], its rows past `padded` hold anything: rows do not mix; k, v [stages, page, H]
-    q_smem, k_smem, v_smem, q_barrier, k_barrier, v_barrier, results, weights = scratch
     row, head = lax.axis_index("row"), lax.axis_index("head")
     split = lax.axis_index("split")
     padded = q_gmem.shape[2]
     page_size = k_gmem.shape[2]
+    stages = k_smem.shape[0]
 
-    plgpu.copy_gmem_to_smem(q_gmem.at[row, head], q_smem.at[pl.ds(0, padded)], q_barrier)
     length = lengths_gmem[row]
     num_pages = lax.div(length + (page_size - 1), jnp.int32(page_size))
-    each = lax.div(num_pages + (config.num_splits - 1), jnp.int32(config.num_splits))
+    each = lax.div(num_pages + (num_splits - 1), jnp.int32(num_splits))
     first = split * each
     count = jnp.clip(num_pages - first, 0, each)
+
+    plgpu.copy_gmem_to_smem(q_gmem.at[row, head], q_smem.at[pl.ds(0, padded)], q_barrier)
 
     def fetch(i: Any, stage: Any) -> None:
         page = tables_gmem[row, first + i]
         plgpu.copy_gmem_to_smem(k_gmem.at[page, head], k_smem.at[stage], k_barrier.at[stage])
         plgpu.copy_gmem_to_smem(v_gmem.at[page, head], v_smem.at[stage], v_barrier.at[stage])
 
-    ring = PageRing(k_smem, v_smem, k_barrier, v_barrier, config.num_stages, fetch)
-    ring.begin(count)
+    for stage in range(stages):
+
+        @pl.when(stage < count)
+        def _(stage: int = stage) -> None:
+            fetch(stage, stage)
+
+    def attend(i: Array, sums: Sums) -> Sums:
+        stage = lax.rem(i, jnp.int32(stages))
+        plgpu.barrier_wait(k_barrier.at[stage])
+
+        def multiply_keys(acc_ref: Any) -> Array:
+            plgpu.wgmma(acc_ref, q_smem, k_smem.at[stage].transpose((1, 0)))
+            return acc_ref[...]
+
+        scores = product(multiply_keys, (TILE_M, page_size))
+        scores = hide(scores, lambda _, key: key + (first + i) * page_size >= length)
+        weights, shrink, top, total = softmax_step(scores, sums)
+        narrow = weights.astype(q_smem.dtype)
+        if p_smem is not None:
+            p_smem[...] = narrow
+            plgpu.commit_smem()
+        plgpu.barrier_wait(v_barrier.at[stage])
+
+        def multiply_values(acc_ref: Any) -> Array:
+            plgpu.wgmma(acc_ref, narrow if p_smem is None else p_smem, v_smem.at[stage])
+            return acc_ref[...]
+
+        mixed = product(multiply_values, sums.acc.shape)
+
+        @pl.when(i + stages < count)
+        def _() -> None:
+            fetch(i + stages, stage)
+
+        return Sums(sums.acc * spread(shrink, mixed.shape) + mixed, top, total)
+
     plgpu.barrier_wait(q_barrier)
-    acc, top, total = attend_pages(
-        q_smem,
-        ring,
-        count,
-        lambda i, shape: (
-            plgpu.broadcasted_iota(jnp.int32, shape, 1, layout=plgpu.Layout.WGMMA)
-            + (first + i) * page_size
-            < length
-        ),
-        weights[0] if via_smem else None,
-    )
+    sums = lax.fori_loop(0, count, attend, no_sums(q_smem.shape[1]))
     used = pl.ds(0, padded)
-    if config.num_splits == 1:
-        share = lax.broadcast_in_dim(1 / jnp.maximum(total, 1e-30), acc.shape, [0])
-        q_smem[...] = (acc * share).astype(q_smem.dtype)
-        plgpu.commit_smem()
-        plgpu.copy_smem_to_gmem(q_smem.at[used], outputs[0].at[row, head])
-    else:
-        for smem, value, gmem in zip(results, (acc, top, total), outputs, strict=True):
+    if num_splits > 1:
+        for value, smem, gmem in zip(sums, sums_smem, (out_gmem, *sums_gmem), strict=True):
             smem[...] = value
             plgpu.commit_smem()
             plgpu.copy_smem_to_gmem(smem.at[used], gmem.at[row, head, split])
+    else:
+        # the queries are not needed any more, and a smaller program fits a multiprocessor twice
+        total = spread(jnp.maximum(sums.total, 1e-30), sums.acc.shape)
+        q_smem[...] = (sums.acc / total).astype(q_smem.dtype)
+        plgpu.commit_smem()
+        plgpu.copy_smem_to_gmem(q_smem.at[used], out_gmem.at[row, head])
     plgpu.wait_smem_to_gmem(0)

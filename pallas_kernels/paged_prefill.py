@@ -1,36 +1,60 @@
-"""Attention of query blocks over pages on Hopper: 64 queries of one request and one head at a time.
+"""Attention of query blocks over pages on Hopper: warpgroups that share each page they load.
 
 What it computes is `pallas_kernels.paged_attention.paged_attention_reference` for blocks of 64
 queries at consecutive positions. Pages that no query of a block sees are not read.
 
-Source: Dao, FlashAttention-2, 2023.
+A program instance has one warpgroup that copies pages into a ring in shared memory and two or
+three that compute, each a tile of 64 queries of one head. The heads of a group see the same keys,
+so consecutive tiles (`page_sharing.share_pages`) attend to one stream of pages:
+
+* 64 rows are the height of a matrix instruction; their result, 64 × 128 in float32, takes 64
+  registers of a thread, as do the scores of 128 keys, half as many for the weights: two computing
+  warpgroups have 232 registers a thread, three have 160 and take 64 keys at a time.
+* A page of keys and values is read once for 2 × 64 or 3 × 64 rows: 128 or 192 operations a byte,
+  4 or 2.6 TB/s from the L2 cache at 500 TFLOP/s.
+* Two warpgroups take turns: one multiplies while the other one exponentiates.
+
+Sources: Dao, FlashAttention-2, 2023; Shah et al., FlashAttention-3, 2024.
 """
 
-import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float, Int
 
-from pallas_kernels.online_softmax import (
-    TILE_M,
-    PageRing,
-    attend_pages,
-    check_operands,
-    swizzled,
-)
+from pallas_kernels.online_softmax import TILE_M, check_operands, swizzled
+from pallas_kernels.page_sharing import same_pages, share_pages
+from pallas_kernels.prefill_warpgroups import prefill_kernel
 
 
 @dataclass(frozen=True)
 class TuningConfig:
-    """`num_stages`: pages in flight."""
+    """How a program instance is built.
 
-    num_stages: int = 3
+    Attributes:
+        num_consumers: warpgroups that compute, 2 or 3.
+        pages_per_step: pages of one step.
+        num_stages: steps in flight.
+        take_turns: whether two consumers alternate between multiplying and the softmax.
+
+    Raises:
+        ValueError: another number of consumers, or turns among three of them.
+    """
+
+    num_consumers: int = 2
+    pages_per_step: int = 2
+    num_stages: int = 2
+    take_turns: bool = True
+
+    def __post_init__(self) -> None:
+        if self.num_consumers not in (2, 3):
+            raise ValueError(f"num_consumers must be 2 or 3, got {self.num_consumers}")
+        if self.take_turns and self.num_consumers != 2:
+            raise ValueError(f"2 consumers can take turns, got {self.num_consumers}")
 
 
 @partial(jax.jit, static_argnames=("config", "interpret"))
@@ -53,6 +77,7 @@ def paged_prefill(
         starts: position of each block's first query; its i-th query sees the keys 0 … start + i.
         lengths: queries of the block that count, the first ones; the others give anything finite.
             0 for padding, which gives zeros.
+        config: nothing that the result depends on, but for rounding.
         interpret: `plgpu.InterpretGPUParams` to run on a CPU.
 
     Raises:
@@ -62,77 +87,51 @@ def paged_prefill(
     if block_q != TILE_M:
         raise ValueError(f"blocks of {TILE_M} queries, got {block_q}")
     check_operands(q, k_pages, v_pages)
-    q = (q.astype(jnp.float32) * math.log2(math.e)).astype(q.dtype)
-    heads = q.reshape(num_blocks, block_q, num_kv_heads * group, head_dim)
     page_size = k_pages.shape[2]
+    num_pages = (starts + lengths + (page_size - 1)) // page_size
+    shares = share_pages(
+        jnp.where(lengths > 0, num_pages, 0),
+        same_pages(page_tables),
+        group=group,
+        num_consumers=config.num_consumers,
+        pages_per_step=config.pages_per_step,
+    )
+    heads = q.reshape(num_blocks, block_q, num_kv_heads * group, head_dim)
+    run = _make_kernel(heads, k_pages, config, group, shares.first.shape[0], interpret)
+    return run(heads, k_pages, v_pages, page_tables, starts, *shares).reshape(q.shape)
+
+
+def _make_kernel(
+    heads: Array, k_pages: Array, config: TuningConfig, group: int, instances: int, interpret: Any
+) -> Any:
+    num_kv_heads, page_size, head_dim = k_pages.shape[1:]
+    consumers, stages = config.num_consumers, config.num_stages
+    keys = config.pages_per_step * page_size
     wide = swizzled(2)
+    scratch: dict[str, Any] = {
+        "tile_smem": plgpu.SMEM((consumers, TILE_M, head_dim), heads.dtype, transforms=wide),
+        "k_smem": plgpu.SMEM((stages, keys, head_dim), heads.dtype, transforms=wide),
+        "v_smem": plgpu.SMEM((stages, keys, head_dim), heads.dtype, transforms=wide),
+        "q_barrier": plgpu.Barrier(num_barriers=consumers),
+        "k_full": plgpu.Barrier(num_arrivals=config.pages_per_step, num_barriers=stages),
+        "v_full": plgpu.Barrier(num_arrivals=config.pages_per_step, num_barriers=stages),
+        "k_free": plgpu.Barrier(num_arrivals=consumers, num_barriers=stages),
+        "v_free": plgpu.Barrier(num_arrivals=consumers, num_barriers=stages),
+    }
+    if config.take_turns:
+        scratch["turn"] = plgpu.Barrier(num_arrivals=consumers)
+    if interpret is not None:
+        scratch["p_smem"] = plgpu.SMEM((consumers, TILE_M, keys), heads.dtype, transforms=wide)
     kwargs = {} if interpret is None else {"interpret": interpret}
-    run = plgpu.kernel(
-        partial(_kernel, group=group, stages=config.num_stages, via_smem=interpret is not None),
-        out_type=jax.ShapeDtypeStruct(heads.shape, q.dtype),
-        grid=(num_blocks, num_kv_heads * group),
-        grid_names=("block", "head"),
-        scratch_types=[
-            plgpu.SMEM((TILE_M, head_dim), q.dtype, transforms=wide),
-            plgpu.SMEM((config.num_stages, page_size, head_dim), q.dtype, transforms=wide),
-            plgpu.SMEM((config.num_stages, page_size, head_dim), q.dtype, transforms=wide),
-            plgpu.SMEM((TILE_M, page_size), q.dtype, transforms=wide),
-            plgpu.Barrier(),
-            plgpu.Barrier(num_barriers=config.num_stages),
-            plgpu.Barrier(num_barriers=config.num_stages),
-        ],
+    return plgpu.kernel(
+        partial(prefill_kernel, group=group),
+        out_type=jax.ShapeDtypeStruct(heads.shape, heads.dtype),
+        # the last dimension runs fastest: neighbours read other heads' pages of one context
+        grid=(instances, num_kv_heads),
+        grid_names=("instance", "kv_head"),
+        num_threads=consumers + 1,
+        thread_name="warpgroup",
+        scratch_types=scratch,
         compiler_params=plgpu.CompilerParams(approx_math=True),
         **kwargs,
     )
-    return run(heads, k_pages, v_pages, page_tables, starts, lengths).reshape(q.shape)
-
-
-def _kernel(
-    q_gmem: Any,  # [B, 64, N, H]
-    k_gmem: Any,  # [pages, K, page, H]
-    v_gmem: Any,  # [pages, K, page, H]
-    tables_gmem: Any,  # [B, P]
-    starts_gmem: Any,  # [B]
-    lengths_gmem: Any,  # [B]
-    out_gmem: Any,  # [B, 64, N, H]
-    tile_smem: Any,  # [64, H], the queries, then the result
-    k_smem: Any,  # [stages, page, H]
-    v_smem: Any,  # [stages, page, H]
-    p_smem: Any,  # [64, page]
-    q_barrier: Any,
-    k_barrier: Any,
-    v_barrier: Any,
-    *,
-    group: int,
-    stages: int,
-    via_smem: bool,
-) -> None:
-    block, head = lax.axis_index("block"), lax.axis_index("head")
-    kv_head = lax.div(head, jnp.int32(group))
-    page_size = k_gmem.shape[2]
-    layout = plgpu.Layout.WGMMA
-    start, length = starts_gmem[block], lengths_gmem[block]
-    num_pages = lax.div(start + length + (page_size - 1), jnp.int32(page_size))
-    count = jnp.where(length > 0, num_pages, 0)
-
-    plgpu.copy_gmem_to_smem(q_gmem.at[block, :, head], tile_smem, q_barrier)
-
-    def fetch(i: Any, stage: Any) -> None:
-        page = tables_gmem[block, i]
-        plgpu.copy_gmem_to_smem(k_gmem.at[page, kv_head], k_smem.at[stage], k_barrier.at[stage])
-        plgpu.copy_gmem_to_smem(v_gmem.at[page, kv_head], v_smem.at[stage], v_barrier.at[stage])
-
-    def visible(i: Array, shape: tuple[int, ...]) -> Array:
-        rows = plgpu.broadcasted_iota(jnp.int32, shape, 0, layout=layout)
-        keys = plgpu.broadcasted_iota(jnp.int32, shape, 1, layout=layout)
-        return keys + i * page_size <= rows + start
-
-    plgpu.barrier_wait(q_barrier)
-    ring = PageRing(k_smem, v_smem, k_barrier, v_barrier, stages, fetch)
-    ring.begin(count)
-    acc, _, total = attend_pages(tile_smem, ring, count, visible, p_smem if via_smem else None)
-    total = lax.broadcast_in_dim(jnp.maximum(total, 1e-30), acc.shape, [0])
-    tile_smem[...] = (acc / total).astype(tile_smem.dtype)
-    plgpu.commit_smem()
-    plgpu.copy_smem_to_gmem(tile_smem, out_gmem.at[block, :, head])
-    plgpu.wait_smem_to_gmem(0)

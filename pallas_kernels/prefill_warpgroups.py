@@ -1,0 +1,282 @@
+"""The body of the prefill kernel: a warpgroup that fetches pages, others that attend to them."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+from jaxtyping import Array
+
+from pallas_kernels.online_softmax import (
+    TILE_M,
+    Sums,
+    add_product,
+    hide,
+    no_sums,
+    product,
+    softmax_step,
+    spread,
+)
+
+# Registers of a thread of the fetching and of the computing warpgroups, by how many compute: a
+# multiprocessor has 512 for one thread of each warpgroup together.
+REGISTERS = {2: (40, 232), 3: (32, 160)}
+
+
+@dataclass(frozen=True)
+class Ring:
+    """Steps of pages on their way through shared memory.
+
+    Attributes:
+        k, v: [stages, keys, H]
+        k_full, v_full: one a stage, passed when a step's pages are there.
+        k_free, v_free: one a stage, passed when every consumer is done with them.
+    """
+
+    k: Any
+    v: Any
+    k_full: Any
+    v_full: Any
+    k_free: Any
+    v_free: Any
+
+    def stage(self, step: Array) -> Array:
+        """Where a step lies."""
+        return lax.rem(step, jnp.int32(self.k.shape[0]))
+
+
+def prefill_kernel(
+    q_gmem: Any,  # [B, 64, N, H]
+    k_gmem: Any,  # [pages, K, page, H]
+    v_gmem: Any,  # [pages, K, page, H]
+    tables_gmem: Any,  # [B, P]
+    starts_gmem: Any,  # [B]
+    first_gmem: Any,  # [instances, consumers], as the next two: page_sharing.Shares
+    num_steps_gmem: Any,
+    num_pages_gmem: Any,
+    out_gmem: Any,  # [B, 64, N, H]
+    *,
+    tile_smem: Any,  # [consumers, 64, H], the queries, then the result
+    k_smem: Any,  # [stages, keys, H]
+    v_smem: Any,  # [stages, keys, H]
+    q_barrier: Any,  # one a consumer
+    k_full: Any,
+    v_full: Any,
+    k_free: Any,
+    v_free: Any,
+    turn: Any = None,
+    p_smem: Any = None,  # [consumers, 64, keys] to pass the weights through
+    group: int,
+) -> None:
+    """One program instance: consecutive tiles of 64 queries and one head of a kv head's group."""
+    consumers = tile_smem.shape[0]
+    num_tiles = q_gmem.shape[0] * group
+    # late blocks see the most keys: they start first, so that none of them is alone at the end
+    instance = first_gmem.shape[0] - 1 - lax.axis_index("instance")
+    kv_head, warpgroup = lax.axis_index("kv_head"), lax.axis_index("warpgroup")
+    ring = Ring(k_smem, v_smem, k_full, v_full, k_free, v_free)
+    few, many = REGISTERS[consumers]
+    first = [first_gmem[instance, i] for i in range(consumers)]
+    ends = [first[i] + num_steps_gmem[instance, i] for i in range(consumers)]
+    num_steps = jnp.int32(0)
+    for end in ends:
+        num_steps = jnp.maximum(num_steps, end)
+
+    def block_of(consumer: Any) -> Array:
+        tile = jnp.minimum(instance * consumers + consumer, num_tiles - 1)
+        return lax.div(tile, jnp.int32(group))
+
+    @pl.when(warpgroup == consumers)
+    def _() -> None:
+        plgpu.set_max_registers(few, action="decrease")
+        done = jnp.int32(0)
+        for i in range(consumers):
+            fetch = partial(
+                _fetch,
+                ring,
+                k_gmem.at[:, kv_head],
+                v_gmem.at[:, kv_head],
+                tables_gmem.at[block_of(i)],
+                first[i],
+                num_pages_gmem[instance, i] - 1,
+            )
+            lax.fori_loop(done, ends[i], fetch, None)
+            done = jnp.maximum(done, ends[i])
+        lax.fori_loop(jnp.maximum(done - k_smem.shape[0], 0), done, partial(_wait_free, ring), None)
+
+    @pl.when(warpgroup < consumers)
+    def _() -> None:
+        plgpu.set_max_registers(many, action="increase")
+        tile = instance * consumers + warpgroup
+        block = block_of(warpgroup)
+        head = kv_head * group + lax.rem(tile, jnp.int32(group))
+        tile_ref = tile_smem.at[warpgroup]
+        plgpu.copy_gmem_to_smem(q_gmem.at[block, :, head], tile_ref, q_barrier.at[warpgroup])
+        plgpu.barrier_wait(q_barrier.at[warpgroup])
+        sums = _attend(
+            tile_ref,
+            ring,
+            first_gmem[instance, warpgroup],
+            num_steps_gmem[instance, warpgroup],
+            done=num_steps,
+            start=starts_gmem[block],
+            turns=_Turns(turn, warpgroup),
+            p_ref=None if p_smem is None else p_smem.at[warpgroup],
+        )
+        inverse = 1 / jnp.maximum(sums.total, 1e-30)
+        tile_ref[...] = (sums.acc * spread(inverse, sums.acc.shape)).astype(tile_ref.dtype)
+        plgpu.commit_smem()
+
+        @pl.when(tile < num_tiles)
+        def _() -> None:
+            plgpu.copy_smem_to_gmem(tile_ref, out_gmem.at[block, :, head])
+            plgpu.wait_smem_to_gmem(0)
+
+
+def _fetch(
+    ring: Ring,
+    k_gmem: Any,  # [pages, page, H]
+    v_gmem: Any,  # [pages, page, H]
+    table_gmem: Any,  # [P]
+    first: Array,
+    last_page: Array,
+    step: Array,
+    _: None,
+) -> None:
+    """Starts the copies of a step of a context whose first step is `first`."""
+    page_size = k_gmem.shape[1]
+    pages_per_step = ring.k.shape[1] // page_size
+    stage = ring.stage(step)
+    # the last step may be longer than the context: the keys of a page that follows are masked
+    places = [(step - first) * pages_per_step + i for i in range(pages_per_step)]
+    pages = [table_gmem[jnp.minimum(place, last_page)] for place in places]
+    for source, target, full, free in (
+        (k_gmem, ring.k, ring.k_full, ring.k_free),
+        (v_gmem, ring.v, ring.v_full, ring.v_free),
+    ):
+
+        @pl.when(step >= ring.k.shape[0])
+        def _(free: Any = free) -> None:
+            plgpu.barrier_wait(free.at[stage])
+
+        for i, page in enumerate(pages):
+            part = target.at[stage, pl.ds(i * page_size, page_size)]
+            plgpu.copy_gmem_to_smem(source.at[page], part, full.at[stage])
+
+
+def _wait_free(ring: Ring, step: Array, _: None) -> None:
+    """Waits until everybody is done with a step."""
+    plgpu.barrier_wait(ring.k_free.at[ring.stage(step)])
+    plgpu.barrier_wait(ring.v_free.at[ring.stage(step)])
+
+
+@dataclass(frozen=True)
+class _Turns:
+    """Two consumers that multiply alternately: each step is two turns, of both of them.
+
+    Attributes:
+        barrier: passed when both have arrived; None for no turns.
+    """
+
+    barrier: Any
+    warpgroup: Array
+
+    def arrive(self) -> None:
+        """Says that the turn is over for this consumer."""
+        if self.barrier is not None:
+            plgpu.barrier_arrive(self.barrier)
+
+    def wait(self) -> None:
+        """Waits until it is over for both."""
+        if self.barrier is not None:
+            plgpu.barrier_wait(self.barrier)
+
+    def change(self) -> None:
+        """Both at once."""
+        self.arrive()
+        self.wait()
+
+    def change_if(self, warpgroup: int) -> None:
+        """Half a step more at one end for one of them, which sets it off against the other."""
+        if self.barrier is not None:
+            pl.when(self.warpgroup == warpgroup)(self.change)
+
+
+def _attend(
+    q_ref: Any,  # [64, H]
+    ring: Ring,
+    first: Array,
+    count: Array,
+    *,
+    done: Array,
+    start: Array,
+    turns: _Turns,
+    p_ref: Any,  # [64, keys] to pass the weights through, or None to keep them in registers
+) -> Sums:
+    """Attention of one tile to its steps of the stream, which has `done`; it passes the others by.
+
+    Args:
+        start: position of the first query.
+    """
+    keys, head_dim = ring.k.shape[1:]
+
+    def attend(i: Array, sums: Sums, *, causal: bool) -> Sums:
+        stage = ring.stage(first + i)
+
+        def multiply_keys(acc_ref: Any) -> Array:
+            plgpu.wgmma(acc_ref, q_ref, ring.k.at[stage].transpose((1, 0)))
+            turns.change()
+            return acc_ref[...]
+
+        scores = product(multiply_keys, (TILE_M, keys))
+        plgpu.barrier_arrive(ring.k_free.at[stage])
+        if causal:
+            scores = hide(scores, lambda row, key: key > row + (start - i * keys))
+        weights, shrink, top, total = softmax_step(scores, sums)
+        acc = sums.acc * spread(shrink, sums.acc.shape)
+        narrow = weights.astype(q_ref.dtype)
+        if p_ref is not None:
+            p_ref[...] = narrow
+            plgpu.commit_smem()
+        # what is left of the softmax must not move into the next turn
+        acc, top, total, narrow = lax.optimization_barrier((acc, top, total, narrow))
+        turns.arrive()
+        plgpu.barrier_wait(ring.v_full.at[stage])
+        turns.wait()
+
+        def multiply_values(acc_ref: Any) -> None:
+            plgpu.wgmma(acc_ref, narrow if p_ref is None else p_ref, ring.v.at[stage])
+
+            @pl.when(i + 1 < count)
+            def _() -> None:
+                plgpu.barrier_wait(ring.k_full.at[ring.stage(first + i + 1)])
+
+        acc = add_product(acc, multiply_values, in_place=p_ref is None)
+        plgpu.barrier_arrive(ring.v_free.at[stage])
+        return Sums(acc, top, total)
+
+    def pass_by(step: Array, _: None) -> None:
+        stage = ring.stage(step)
+        plgpu.barrier_wait(ring.k_full.at[stage])
+        plgpu.barrier_arrive(ring.k_free.at[stage])
+        turns.change()
+        plgpu.barrier_wait(ring.v_full.at[stage])
+        plgpu.barrier_arrive(ring.v_free.at[stage])
+        turns.change()
+
+    turns.change_if(1)
+    lax.fori_loop(0, first, pass_by, None)
+
+    @pl.when(count > 0)
+    def _() -> None:
+        plgpu.barrier_wait(ring.k_full.at[ring.stage(first)])
+
+    num_open = jnp.minimum(lax.div(start + 1, jnp.int32(keys)), count)  # every query sees them
+    sums = lax.fori_loop(0, num_open, partial(attend, causal=False), no_sums(head_dim))
+    sums = lax.fori_loop(num_open, count, partial(attend, causal=True), sums)
+    lax.fori_loop(first + count, done, pass_by, None)
+    turns.change_if(0)
+    return sums
