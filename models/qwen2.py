@@ -5,16 +5,18 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 from jaxtyping import Array, Float, Int
 
 from models.config import ModelConfig
 from models.kv_cache import Attention
 from models.rope import rope_tables, rotate
 from models.weights import Weight
+from pallas_kernels.add_norm import add_norm, rms_norm
 
 # all_reduce(x): the sum over the devices that each hold a part
 type AllReduce = Callable[[Array], Array]
+# add_norm(x, delta, scale, eps) -> (x + delta, its norm), as `pallas_kernels.add_norm.add_norm`
+type AddNorm = Callable[[Array, Array, Array, float], tuple[Array, Array]]
 
 
 def whole(x: Array) -> Array:
@@ -23,19 +25,22 @@ def whole(x: Array) -> Array:
 
 
 class RMSNorm(nnx.Module):
-    """Root-mean-square norm, in float32.
-
-    Source: Zhang and Sennrich, Root Mean Square Layer Normalization, 2019.
-    """
+    """Root-mean-square norm, in float32."""
 
     def __init__(self, scale: Array, eps: float):
         self.scale = nnx.Param(scale, axes=(None,))
         self.eps = eps
 
     def __call__(self, x: Float[Array, "T D"]) -> Float[Array, "T D"]:
-        wide = x.astype(jnp.float32)
-        wide = wide * lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
-        return (wide * self.scale[...]).astype(x.dtype)
+        return rms_norm(x, self.scale[...], self.eps)
+
+    def after(
+        self, x: Float[Array, "T D"], delta: Float[Array, "T D"] | None, add_norm: AddNorm
+    ) -> tuple[Float[Array, "T D"], Float[Array, "T D"]]:
+        """`x` with what is still to be added to it, and the norm of that."""
+        if delta is None:
+            return x, self(x)
+        return add_norm(x, delta, self.scale[...], self.eps)
 
 
 class SelfAttention(nnx.Module):
@@ -88,7 +93,11 @@ class MLP(nnx.Module):
 
 
 class Layer(nnx.Module):
-    """Attention and feed-forward, each behind a norm and added to the residual stream."""
+    """Attention and feed-forward, each behind a norm and added to the residual stream.
+
+    A sum and the norm after it are one operation, so a layer takes what the one before it adds, and
+    gives what the next one has to add.
+    """
 
     def __init__(self, attn_norm: RMSNorm, attn: SelfAttention, mlp_norm: RMSNorm, mlp: MLP):
         self.attn_norm = attn_norm
@@ -100,15 +109,17 @@ class Layer(nnx.Module):
         self,
         layer: Array | int,
         x: Float[Array, "T D"],
+        delta: Float[Array, "T D"] | None,
         rope: tuple[Array, Array],
         attention: Attention[Cache],
         cache: Cache,
         all_reduce: AllReduce,
-    ) -> tuple[Float[Array, "T D"], Cache]:
-        mixed, cache = self.attn(layer, self.attn_norm(x), rope, attention, cache)
-        x = x + all_reduce(mixed).astype(x.dtype)
-        x = x + all_reduce(self.mlp(self.mlp_norm(x))).astype(x.dtype)
-        return x, cache
+        add_norm: AddNorm,
+    ) -> tuple[Float[Array, "T D"], Float[Array, "T D"], Cache]:
+        x, normed = self.attn_norm.after(x, delta, add_norm)
+        mixed, cache = self.attn(layer, normed, rope, attention, cache)
+        x, normed = self.mlp_norm.after(x, all_reduce(mixed), add_norm)
+        return x, all_reduce(self.mlp(normed)), cache
 
 
 class Decoder(nnx.Module):
@@ -126,19 +137,24 @@ class Decoder(nnx.Module):
         attention: Attention[Cache],
         cache: Cache,
         all_reduce: AllReduce = whole,
+        add_norm: AddNorm = add_norm,
     ) -> tuple[Float[Array, "T D"], Cache]:
         """Hidden states after the last layer, and the cache with the tokens in it."""
         x = self.embedding[...][token_ids]
+        delta: Array | None = None
         rope = rope_tables(self.config, positions)
 
         @jax.jit
-        def run(block: Layer, layer: Array, x: Array, cache: Cache) -> tuple[Array, Cache]:
-            return block(layer, x, rope, attention, cache, all_reduce)
+        def run(
+            block: Layer, layer: Array, x: Array, delta: Array | None, cache: Cache
+        ) -> tuple[Array, Array, Cache]:
+            return block(layer, x, delta, rope, attention, cache, all_reduce, add_norm)
 
         # under its own jit a layer is traced once, not once for each of them
         for i, block in enumerate(self.layers):
-            x, cache = run(block, jnp.int32(i), x, cache)
-        return x, cache
+            x, delta, cache = run(block, jnp.int32(i), x, delta, cache)
+        assert delta is not None  # every model has a layer
+        return (x.astype(jnp.float32) + delta).astype(x.dtype), cache
 
 
 class Head(nnx.Module):

@@ -10,8 +10,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from models.config import ModelConfig
-from models.kv_cache import BLOCK_Q, KVCache, PagedAttention, cache_shape
+from models.kv_cache import BLOCK_Q, KVCache, cache_shape
 from models.mesh import CACHE_AXES, sharding
+from models.operations import Operations
 from models.qwen2 import Qwen2
 from runtime.buckets import Buckets, SampleBucket
 from runtime.compile_log import CompileLog
@@ -44,7 +45,7 @@ class ModelRunner:
         shape: StepShape,
         num_pages: int,
         kv_dtype: jnp.dtype,
-        attend: PagedAttention,
+        operations: Operations,
         num_threads: int,
         log: CompileLog,
     ):
@@ -62,7 +63,7 @@ class ModelRunner:
             shape=shape,
             cache=self._cache,
             state=self._state,
-            attend=attend,
+            operations=operations,
             num_threads=num_threads,
             log=log,
         )

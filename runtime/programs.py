@@ -14,8 +14,9 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from models.kv_cache import KVCache, PagedAttention
+from models.kv_cache import KVCache
 from models.mesh import CACHE_AXES, TP, partition
+from models.operations import Operations
 from runtime.buckets import Bucket, Buckets, SampleBucket
 from runtime.compile_log import CompileLog
 from runtime.slots import SlotState
@@ -78,14 +79,14 @@ def compile_programs(
     shape: StepShape,
     cache: KVCache,
     state: SlotState,
-    attend: PagedAttention,
+    operations: Operations,
     num_threads: int,
     log: CompileLog,
 ) -> Programs:
     """Lowers here, since tracing holds the interpreter, and compiles in threads, which does not."""
     start = time.monotonic()
     cached_before = log.num_cached
-    jits = _Jits(decoder, head, mesh, shape, attend)
+    jits = _Jits(decoder, head, mesh, shape, operations)
     hidden = jax.ShapeDtypeStruct(
         (shape.num_slots, decoder_width(decoder)),
         decoder_dtype(decoder),
@@ -125,13 +126,13 @@ class _Jits:
     """The programs before they have a shape."""
 
     def __init__(
-        self, decoder: Part, head: Part, mesh: Mesh, shape: StepShape, attend: PagedAttention
+        self, decoder: Part, head: Part, mesh: Mesh, shape: StepShape, operations: Operations
     ):
         self._decoder = decoder
         self._head = head
         self._mesh = mesh
         self._shape = shape
-        self._attend = attend
+        self._operations = operations
 
     def forward(self, bucket: Bucket) -> Any:
         packing = forward_packing(bucket, self._shape)
@@ -144,7 +145,7 @@ class _Jits:
                 cache,
                 state,
                 packing.unpack(vector),
-                attend=self._attend,
+                operations=self._operations,
                 all_reduce=partial(lax.psum, axis_name=TP),
             )
 

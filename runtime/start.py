@@ -6,20 +6,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from models.config import ModelConfig, model_config
 from models.gguf_file import GGUFFile
-from models.kv_cache import BLOCK_Q, PagedAttention
+from models.kv_cache import BLOCK_Q
 from models.load import load_model
 from models.mesh import make_mesh, tensor_parallel_size
-from pallas_kernels.hopper import is_hopper
-from pallas_kernels.hopper_attention import hopper_attention, takes_heads
-from pallas_kernels.multiply import hopper_multiply, multiply
-from pallas_kernels.paged_attention import paged_attention
+from models.operations import choose_operations
 from runtime.buckets import Buckets
 from runtime.compile_log import CompileLog
 from runtime.config import RuntimeConfig
@@ -90,14 +86,16 @@ def start_engine(
 
     begin = time.monotonic()
     report("load", f"loading {file.path.name}, {file.num_bytes / 2**30:.2f} GiB", 0.0)
-    on_hopper = is_hopper(mesh.devices.flat[0])
+    operations = choose_operations(
+        mesh.devices.flat[0], model_facts, itemsize=chosen.kv_dtype.itemsize
+    )
     model = load_model(
         file,
         model_facts,
         mesh,
         dtype=chosen.dtype,
         progress=lambda fraction: report("load", "loading", fraction),
-        multiply=hopper_multiply if on_hopper else multiply,
+        multiply=operations.multiply,
     )
     load_seconds = time.monotonic() - begin
     weight_bytes = sum(x.nbytes for x in jax.tree.leaves((model.decoder, model.head)))
@@ -121,9 +119,6 @@ def start_engine(
         vocab_size=model_facts.vocab_size,
     )
     report("compile", f"compiling for {', '.join(b.name for b in chosen.buckets.all)}", None)
-    attend, attention_name = choose_attention(
-        mesh.devices.flat[0], model_facts, itemsize=chosen.kv_dtype.itemsize
-    )
     runner = ModelRunner(
         model,
         mesh,
@@ -131,7 +126,7 @@ def start_engine(
         shape=shape,
         num_pages=memory.num_pages,
         kv_dtype=chosen.kv_dtype,
-        attend=attend,
+        operations=operations,
         num_threads=os.cpu_count() or 1,
         log=log,
     )
@@ -140,7 +135,7 @@ def start_engine(
         model_name=model_facts.name,
         device=f"{chosen.num_devices} × {mesh.devices.flat[0].device_kind}",
         dtype=chosen.dtype,
-        attention=attention_name,
+        attention=operations.attention_name,
         tensor_parallel_size=chosen.num_devices,
         max_model_len=memory.max_model_len,
         max_num_seqs=chosen.max_num_seqs,
@@ -167,16 +162,6 @@ def start_engine(
     return Engine(
         scheduler, runner, buckets=chosen.buckets, shape=shape, info=info, stop_ids=stop_ids
     )
-
-
-def choose_attention(
-    device: Any, config: ModelConfig, *, itemsize: int
-) -> tuple[PagedAttention, str]:
-    """The implementation of attention for this machine, and its name for the log."""
-    group = config.num_heads // config.num_kv_heads
-    if is_hopper(device) and takes_heads(group=group, head_dim=config.head_dim, itemsize=itemsize):
-        return hopper_attention, "Mosaic GPU"
-    return paged_attention, "plain XLA"
 
 
 def fastest_faithful_dtype() -> str:

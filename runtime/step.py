@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from models.kv_cache import KVCache, ModelInput, PagedAttention, make_paged_attention
+from models.kv_cache import KVCache, ModelInput, make_paged_attention
+from models.operations import Operations
 from models.qwen2 import AllReduce, Decoder, Head
 from runtime.packing import from_bits, to_bits
 from runtime.request import MAX_LOGPROBS
@@ -24,7 +25,7 @@ def forward(
     state: SlotState,
     inputs: dict[str, Array],
     *,
-    attend: PagedAttention,
+    operations: Operations,
     all_reduce: AllReduce,
 ) -> tuple[KVCache, SlotState, Array]:
     """Runs a step's tokens through the layers.
@@ -51,9 +52,10 @@ def forward(
     hidden, cache = decoder(
         step.token_ids,
         jnp.maximum(step.positions, 0),
-        make_paged_attention(step, attend),
+        make_paged_attention(step, operations.attend),
         cache,
         all_reduce,
+        operations.add_norm,
     )
     return cache, state, hidden.at[inputs["hidden_rows"]].get(mode="clip")
 

@@ -18,7 +18,7 @@ from models.gguf_file import open_gguf
 from models.kv_cache import BLOCK_Q, KVCache, ModelInput, make_paged_attention
 from models.load import load_model
 from models.mesh import make_mesh
-from pallas_kernels.paged_attention import paged_attention
+from models.operations import Operations
 from runtime.buckets import Buckets
 from runtime.compile_log import CompileLog
 from runtime.model_runner import ModelRunner
@@ -75,7 +75,7 @@ def make_runner(path, *, num_devices=1):
         shape=shape,
         num_pages=25,
         kv_dtype=jnp.dtype("float32"),
-        attend=paged_attention,
+        operations=Operations(),
         num_threads=2,
         log=CompileLog(),
     )
@@ -186,7 +186,7 @@ def test_rows_and_blocks_of_one_step_write_and_read_their_own_pages():
         page_table=jnp.asarray(table),
     )
     assert step.num_rows == num_slots
-    attention = make_paged_attention(step, paged_attention)
+    attention = make_paged_attention(step, Operations().attend)
     out, after = attention(
         0,
         jnp.asarray(q),

@@ -411,7 +411,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
     from models.gguf_file import open_gguf
     from models.load import load_model
     from models.mesh import make_mesh
-    from pallas_kernels.paged_attention import paged_attention
+    from models.operations import Operations
     from runtime.buckets import Buckets
     from runtime.compile_log import CompileLog
     from runtime.model_runner import ModelRunner
@@ -430,7 +430,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
         shape=shape,
         num_pages=65,
         kv_dtype=jnp.dtype("float32"),
-        attend=paged_attention,
+        operations=Operations(),
         num_threads=2,
         log=log,
     )

@@ -1,0 +1,37 @@
+"""Addition and norm in one kernel: right in the interpreter, and it lowers for CUDA."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas import mosaic_gpu as plgpu
+from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
+
+from pallas_kernels.add_norm import add_norm, hopper_add_norm
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize(("num_rows", "width"), [(1, 512), (3, 896), (2, 100)])
+def test_it_is_addition_and_norm(num_rows, width, dtype):
+    rng = np.random.default_rng(width)
+    x, delta = (jnp.asarray(rng.normal(size=(num_rows, width))) for _ in range(2))
+    x, scale = x.astype(dtype), jnp.asarray(rng.normal(size=width))
+    interpret = plgpu.InterpretGPUParams(detect_races=True)
+    added, normed = hopper_add_norm(x, delta, scale, 1e-6, interpret=interpret)
+    wanted, wanted_norm = add_norm(x, delta, scale, 1e-6)
+    np.testing.assert_array_equal(added, wanted)
+    # sums in another order: the last of 8 bits may differ
+    tolerance = 2**-8 if dtype == jnp.bfloat16 else 1e-6
+    np.testing.assert_allclose(
+        np.float32(normed), np.float32(wanted_norm), rtol=tolerance, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("width", [896, 3584])
+def test_it_lowers_for_a_gpu_without_one(width):
+    shapes = [((4, width), jnp.bfloat16), ((4, width), jnp.float32), ((width,), jnp.float32)]
+    operands = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
+    device = AbstractDevice(device_kind="NVIDIA H200", num_cores=132, platform="gpu")
+    with use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
+        traced = jax.jit(lambda *x: hopper_add_norm(*x, 1e-6)).trace(*operands)
+        assert "mosaic_gpu" in traced.lower(lowering_platforms=("cuda",)).as_text()
