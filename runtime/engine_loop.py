@@ -18,6 +18,7 @@ from runtime.messages import (
     HEADER,
     MAX_MESSAGE_BYTES,
     Abort,
+    AskSnapshot,
     Fatal,
     FromEngine,
     Outputs,
@@ -31,6 +32,7 @@ from runtime.messages import (
     decode_to_engine,
     encode,
 )
+from runtime.snapshot import take_snapshot
 from runtime.start import start_engine
 
 logger = logging.getLogger(__name__)
@@ -141,6 +143,8 @@ def _take(engine: Engine, channel: Channel, message: ToEngine) -> None:
         case Abort():
             for request_id in message.request_ids:
                 engine.abort(request_id)
+        case AskSnapshot():
+            channel.send(take_snapshot(engine.scheduler))
         case _:
             raise ValueError(f"a {type(message).__name__} message while serving")
 

@@ -3,8 +3,8 @@
 Each message is a msgspec struct, tagged by its name, behind its length as 4 bytes; the bytes travel
 over an inherited socket pair. Nothing is pickled.
 
-    HTTP → engine     Start, Submit, Abort, Shutdown
-    engine → HTTP     Progress, Ready, Outputs, Refused, Fatal
+    HTTP → engine     Start, Submit, Abort, AskSnapshot, Shutdown
+    engine → HTTP     Progress, Ready, Outputs, Refused, Snapshot, Fatal
 """
 
 import struct
@@ -16,6 +16,10 @@ from runtime.request import SamplingParams, TokenOutput
 
 HEADER = struct.Struct("<I")
 MAX_MESSAGE_BYTES = 256 * 2**20
+
+# owners of a page that no request uses
+FREE = 0
+CACHED = -1  # it still holds a known prefix
 
 
 class Start(msgspec.Struct, tag=True, frozen=True):
@@ -40,6 +44,10 @@ class Abort(msgspec.Struct, tag=True, frozen=True):
     """These requests are wanted no more; unknown ids are those that just ended."""
 
     request_ids: list[int]
+
+
+class AskSnapshot(msgspec.Struct, tag=True, frozen=True):
+    """Somebody looks: answer with a Snapshot between two steps."""
 
 
 class Shutdown(msgspec.Struct, tag=True, frozen=True):
@@ -119,14 +127,54 @@ class Refused(msgspec.Struct, tag=True, frozen=True):
     code: str
 
 
+class PageRun(msgspec.Struct, array_like=True, frozen=True):
+    """Neighbouring pages of the KV pool that are alike.
+
+    Attributes:
+        owner: id of the oldest request that uses them, else FREE or CACHED.
+        shared: found in the prefix cache, or used by several requests.
+    """
+
+    count: int
+    owner: int
+    shared: bool
+
+
+class RequestState(msgspec.Struct, frozen=True):
+    """How far one request is, in tokens; `num_pages` 0 while it waits."""
+
+    request_id: int
+    num_prompt: int
+    num_output: int
+    num_computed: int
+    num_cached: int
+    max_tokens: int
+    num_pages: int
+    num_preemptions: int
+
+
+class Snapshot(msgspec.Struct, tag=True, frozen=True):
+    """Who has what, between two steps.
+
+    Attributes:
+        pages: all of the pool but page 0, which nobody gets, in order.
+        running: oldest first.
+        waiting: the first of them; Stats has their number.
+    """
+
+    pages: list[PageRun]
+    running: list[RequestState]
+    waiting: list[RequestState]
+
+
 class Fatal(msgspec.Struct, tag=True, frozen=True):
     """The engine ends; `message` is one line for the operator."""
 
     message: str
 
 
-ToEngine = Start | Submit | Abort | Shutdown
-FromEngine = Progress | Ready | Outputs | Refused | Fatal
+ToEngine = Start | Submit | Abort | AskSnapshot | Shutdown
+FromEngine = Progress | Ready | Outputs | Refused | Snapshot | Fatal
 
 _encoder = msgspec.msgpack.Encoder()
 _to_engine = msgspec.msgpack.Decoder(ToEngine)

@@ -1,7 +1,7 @@
 """The host's books of the KV pages: which are free, who uses the others, what they hold."""
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 
 class PagePool:
@@ -30,6 +30,11 @@ class PagePool:
     def num_used(self) -> int:
         """Pages that somebody refers to."""
         return len(self._references)
+
+    @property
+    def known(self) -> Collection[int]:
+        """Pages, used or free, whose tokens are known by their hash."""
+        return self._hash_of.keys()
 
     def num_references(self, page: int) -> int:
         """How many requests use a page."""

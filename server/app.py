@@ -18,8 +18,12 @@ from server.errors import internal_problem, problem_of
 from server.hub import ModelNotFound
 from server.lifecycle import LIFECYCLE, Lifecycle
 from server.limits import MAX_BODY_BYTES
+from server.live_feed import LiveFeed
+from server.live_route import LIVE_FEED, watch
 from server.metrics import METRICS, Metrics
 from server.models_route import list_models, show_model
+from server.page_routes import PAGE, read_page, show_page, show_page_file
+from server.render_routes import apply_template, render_chat, render_completion
 from server.request_id import add_request_id, take_request_id
 from server.served_model import ModelOptions, open_model
 from server.status_routes import health, live, metrics, version
@@ -40,9 +44,15 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/v1/chat/completions", chat_completions),
     ("POST", "/tokenize", tokenize),
     ("POST", "/detokenize", detokenize),
+    ("POST", "/v1/chat/completions/render", render_chat),
+    ("POST", "/v1/completions/render", render_completion),
+    ("POST", "/apply-template", apply_template),
+    ("GET", "/live", watch),
+    ("GET", "/", show_page),
+    ("GET", "/page/{name}", show_page_file),
 )
-# They have no body, and container platforms probe them without keys.
-OPEN_HANDLERS: frozenset[Handler] = frozenset({health, live})
+# Container platforms probe the first two without keys; the page asks for the key itself.
+OPEN_HANDLERS: frozenset[Handler] = frozenset({health, live, show_page, show_page_file})
 
 OPTIONS = web.AppKey("options", ModelOptions)
 
@@ -55,6 +65,8 @@ def make_app(
     app[OPTIONS] = options
     app[LIFECYCLE] = Lifecycle()
     app[METRICS] = Metrics(app[LIFECYCLE], options.served_names[0])
+    app[LIVE_FEED] = LiveFeed(app[METRICS])
+    app[PAGE] = read_page()
     app[GUARD] = ConnectionGuard()
     app[ACCESS] = make_access(api_keys, host, OPEN_HANDLERS)
     for method, path, handler in ROUTES:

@@ -17,6 +17,7 @@ from runtime.messages import (
     HEADER,
     MAX_MESSAGE_BYTES,
     Abort,
+    AskSnapshot,
     EngineInfo,
     Fatal,
     FromEngine,
@@ -25,14 +26,17 @@ from runtime.messages import (
     Ready,
     Refused,
     Shutdown,
+    Snapshot,
     Start,
     Stats,
     Submit,
+    ToEngine,
     decode_from_engine,
     encode,
 )
 from runtime.request import TokenOutput
 from server.limits import ENGINE_EXIT_SECONDS, MAX_PENDING, MAX_QUEUED, STEP_SECONDS
+from server.one_answer import OneAnswer
 from server.token_stream import TokenStream
 
 logger = logging.getLogger(__name__)
@@ -72,6 +76,7 @@ class EngineClient:
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
+        self._snapshot: OneAnswer[Snapshot] = OneAnswer(lambda: self._send(AskSnapshot()))
 
     async def start(
         self,
@@ -164,18 +169,30 @@ class EngineClient:
         finally:
             stream.abort_all()
 
+    async def snapshot(self) -> Snapshot:
+        """The engine's books, when its present step is done; who asks meanwhile gets the same.
+
+        Raises:
+            EngineDied: the engine is gone.
+            ShuttingDown: the server ends.
+        """
+        if self._reading is None or self._reading.done():
+            raise EngineDied("the engine has stopped")
+        return await self._snapshot.get()
+
     def fail_all(self, error: Exception) -> None:
         """Ends every stream with an error."""
         for stream in set(self._streams.values()):
             stream.fail(error)
         self._streams.clear()
+        self._snapshot.fail(error)
 
     def _abort(self, request_ids: Sequence[int]) -> None:
         known = [i for i in request_ids if self._streams.pop(i, None) is not None]
         if known:
             self._send(Abort(known))
 
-    def _send(self, *messages: Start | Submit | Abort | Shutdown) -> None:
+    def _send(self, *messages: ToEngine) -> None:
         assert self._writer is not None
         # a dead engine is found by the reader, which then fails every stream
         if not self._writer.is_closing():
@@ -213,6 +230,8 @@ class EngineClient:
                 stream = self._streams.pop(request_id, None)
                 if stream is not None:
                     stream.fail(RequestError(text, param=param, code=code))
+            case Snapshot() as snapshot:
+                self._snapshot.put(snapshot)
             case Fatal(message=text):
                 raise EngineDied(text)
             case Progress() | Ready():

@@ -1,0 +1,77 @@
+"""What the live view shows, made while somebody looks, and once for all who do."""
+
+import asyncio
+import time
+from typing import Any
+
+import msgspec
+
+from server.metrics import Metrics
+from server.served_model import ServedModel
+from server.sse import event
+from server.status_routes import installed_version
+
+PERIOD = 0.25
+# what a chart needs of a histogram: name in the feed
+HISTOGRAMS = {
+    "vllm:time_to_first_token_seconds": "first_token",
+    "vllm:inter_token_latency_seconds": "between_tokens",
+}
+
+
+class LiveFeed:
+    """Moments of the engine as events of a stream; nothing is asked while nobody waits."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._making: asyncio.Task[bytes] | None = None
+        self._made = 0.0
+
+    async def moment(self, model: ServedModel) -> bytes:
+        """The present state; calls within one period share it.
+
+        Raises:
+            EngineDied: the engine is gone.
+            ShuttingDown: the server ends.
+        """
+        if self._making is None or time.monotonic() - self._made >= 0.9 * PERIOD:
+            if self._making is None or self._making.done():
+                self._made = time.monotonic()
+                self._making = asyncio.create_task(self._make(model))
+        return await asyncio.shield(self._making)
+
+    async def _make(self, model: ServedModel) -> bytes:
+        snapshot = await model.engine.snapshot()
+        return event(
+            {
+                "time": time.monotonic(),
+                "stats": model.engine.stats,
+                "pages": snapshot.pages,
+                "running": snapshot.running,
+                "waiting": snapshot.waiting,
+                "latency": self._latencies(),
+            }
+        )
+
+    def _latencies(self) -> dict[str, dict[str, float]]:
+        """Running sums and counts; the reader takes differences."""
+        found: dict[str, dict[str, float]] = {}
+        for family in self._metrics.registry.collect():
+            if family.name in HISTOGRAMS:
+                found[HISTOGRAMS[family.name]] = {
+                    sample.name.removeprefix(family.name + "_"): sample.value
+                    for sample in family.samples
+                    if sample.name.endswith(("_sum", "_count"))
+                }
+        return found
+
+
+def facts(model: ServedModel) -> dict[str, Any]:
+    """What does not change while the server runs."""
+    info: dict[str, Any] = msgspec.to_builtins(model.info)
+    return info | {
+        "model_name": model.names[0],
+        "kv_tokens": model.info.kv_tokens,
+        "version": installed_version(),
+        "started": model.created,
+    }
