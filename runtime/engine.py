@@ -9,7 +9,7 @@ import jax
 
 from runtime.buckets import Buckets
 from runtime.errors import RequestError
-from runtime.messages import EngineInfo, Stats
+from runtime.messages import EngineInfo, Stats, StepTimes
 from runtime.model_runner import PendingStep
 from runtime.request import Request, SamplingParams, TokenOutput, answer_room
 from runtime.scheduler import Scheduler
@@ -43,6 +43,7 @@ class _Started:
 
     plan: StepPlan
     step: PendingStep
+    bucket: str
 
 
 class Engine:
@@ -60,6 +61,7 @@ class Engine:
     ):
         """`stop_ids`: tokens of the model that end an answer."""
         self.scheduler = scheduler
+        self.step_times: dict[str, StepTimes] = {}  # by the name of the bucket
         self.info = info
         self._runner = runner
         self._buckets = buckets
@@ -170,7 +172,7 @@ class Engine:
 
     def _start(self, plan: StepPlan) -> _Started:
         step = make_step_input(plan, self._buckets, self._shape)
-        started = _Started(plan, self._runner.start(step))
+        started = _Started(plan, self._runner.start(step), step.bucket.name)
         self._totals.prompt_tokens += sum(item.num_tokens for item in plan.chunks)
         self._totals.generation_tokens += len(plan.samples)
         self._totals.steps += 1
@@ -184,5 +186,8 @@ class Engine:
         tokens = self._runner.read(started.plan, started.step)
         now = time.monotonic()
         self._totals.step_seconds += now - self._last_read
+        times = self.step_times.setdefault(started.bucket, StepTimes())
+        times.steps += 1
+        times.seconds += now - self._last_read
         self._last_read = now
         return self.scheduler.update(started.plan, tokens)

@@ -49,6 +49,7 @@ class LiveFeed:
                 "pages": snapshot.pages,
                 "running": snapshot.running,
                 "waiting": snapshot.waiting,
+                "step_times": snapshot.step_times,
                 "latency": self._latencies(),
             }
         )

@@ -1,0 +1,82 @@
+// Small charts of the last minute: a line, its present value, its largest.
+
+import { el, svg } from "./dom.js";
+
+const WIDTH = 240;
+const HEIGHT = 48;
+const NUM_POINTS = 240; // a minute of quarter seconds
+
+/** A number with three digits that count: 1,234 or 56.7 or 0.12. */
+export function short(value) {
+  if (value === null || !Number.isFinite(value)) return "–";
+  const size = Math.abs(value);
+  const digits = size >= 100 || Number.isInteger(value) ? 0 : size >= 10 ? 1 : 2;
+  return value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+}
+
+/** The path of a line through `values`, oldest first; null breaks it. The newest is at the right. */
+export function linePath(values, most, width, height) {
+  const step = width / (NUM_POINTS - 1);
+  const first = NUM_POINTS - values.length;
+  let path = "";
+  let drawing = false;
+  values.forEach((value, index) => {
+    if (value === null) {
+      drawing = false;
+      return;
+    }
+    const x = ((first + index) * step).toFixed(1);
+    const y = (height - 1 - (value / most) * (height - 2)).toFixed(1);
+    path += `${drawing ? "L" : "M"}${x} ${y}`;
+    drawing = true;
+  });
+  return path;
+}
+
+export class Chart {
+  /** `unit` follows the number; `whole` charts begin at 0 and are never below `least` high. */
+  constructor(label, unit, least = 1) {
+    this.label = label;
+    this.unit = unit;
+    this.least = least;
+    this.values = [];
+    this.number = el("span", { className: "number", textContent: "–" });
+    this.most = el("span", { className: "most" });
+    this.line = svg("path", { class: "line" });
+    this.area = svg("path", { class: "area" });
+    const picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" }, this.area, this.line);
+    this.element = el(
+      "figure",
+      { className: "card chart" },
+      el("figcaption", { textContent: label }),
+      el("p", { className: "value" }, this.number, el("span", { className: "unit", textContent: ` ${unit}` })),
+      picture,
+      this.most,
+    );
+  }
+
+  /** Adds the present value, null for none. */
+  push(value) {
+    this.values.push(value);
+    if (this.values.length > NUM_POINTS) this.values.shift();
+    const seen = this.values.filter((one) => one !== null);
+    const most = Math.max(this.least, ...seen);
+    const path = linePath(this.values, most, WIDTH, HEIGHT);
+    this.line.setAttribute("d", path);
+    this.area.setAttribute("d", areaOf(path));
+    this.number.textContent = short(seen.at(-1) ?? null);
+    this.most.textContent = seen.length > 0 ? `most ${short(Math.max(...seen))}` : "";
+  }
+}
+
+/** Each stretch of a line closed along the ground. */
+function areaOf(path) {
+  return path
+    .split("M")
+    .filter((stretch) => stretch.includes("L"))
+    .map((stretch) => {
+      const points = stretch.split("L");
+      return `M${points[0].split(" ")[0]} ${HEIGHT}L${stretch}L${points.at(-1).split(" ")[0]} ${HEIGHT}Z`;
+    })
+    .join("");
+}
