@@ -86,9 +86,9 @@ export function doubt(logprob) {
   return Math.min(1, Math.max(0, -logprob / Math.LN2 / 5));
 }
 
-/** A probability in words: "97 %", "0.3 %". */
+/** A probability in words: "97%", "0.3%". */
 export function percent(logprob) {
   const share = 100 * Math.exp(logprob);
-  if (share >= 99.95) return "100 %";
-  return `${share >= 10 ? share.toFixed(0) : share >= 0.1 ? share.toFixed(1) : "< 0.1"} %`;
+  if (share >= 99.95) return "100%";
+  return `${share >= 10 ? share.toFixed(0) : share >= 0.1 ? share.toFixed(1) : "<0.1"}%`;
 }

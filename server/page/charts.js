@@ -27,21 +27,21 @@ export function linePath(values, most, width, height) {
     }
     const x = ((first + index) * step).toFixed(1);
     const y = (height - 1 - (value / most) * (height - 2)).toFixed(1);
-    path += `${drawing ? "L" : "M"}${x} ${y}`;
+    path += drawing ? `L${x} ${y}` : `M${x} ${y}h0`; // a point alone is a dot
     drawing = true;
   });
   return path;
 }
 
 export class Chart {
-  /** `unit` follows the number; `whole` charts begin at 0 and are never below `least` high. */
+  /** `unit` follows the number; the chart begins at 0 and is at least `least` high. */
   constructor(label, unit, least = 1) {
     this.label = label;
     this.unit = unit;
     this.least = least;
     this.values = [];
-    this.number = el("span", { className: "number", textContent: "–" });
-    this.most = el("span", { className: "most" });
+    this.number = el("span", { className: "figure", textContent: "–" });
+    this.peak = el("span", { className: "peak" });
     this.line = svg("path", { class: "line" });
     this.area = svg("path", { class: "area" });
     const picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" }, this.area, this.line);
@@ -51,7 +51,7 @@ export class Chart {
       el("figcaption", { textContent: label }),
       el("p", { className: "value" }, this.number, el("span", { className: "unit", textContent: ` ${unit}` })),
       picture,
-      this.most,
+      this.peak,
     );
   }
 
@@ -65,7 +65,7 @@ export class Chart {
     this.line.setAttribute("d", path);
     this.area.setAttribute("d", areaOf(path));
     this.number.textContent = short(seen.at(-1) ?? null);
-    this.most.textContent = seen.length > 0 ? `most ${short(Math.max(...seen))}` : "";
+    this.peak.textContent = seen.length > 0 ? `peak ${short(Math.max(...seen))}` : "";
   }
 }
 
@@ -75,8 +75,8 @@ function areaOf(path) {
     .split("M")
     .filter((stretch) => stretch.includes("L"))
     .map((stretch) => {
-      const points = stretch.split("L");
-      return `M${points[0].split(" ")[0]} ${HEIGHT}L${stretch}L${points.at(-1).split(" ")[0]} ${HEIGHT}Z`;
+      const points = stretch.replace("h0", "").split("L");
+      return `M${points[0].split(" ")[0]} ${HEIGHT}L${points.join("L")}L${points.at(-1).split(" ")[0]} ${HEIGHT}Z`;
     })
     .join("");
 }

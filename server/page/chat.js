@@ -37,6 +37,7 @@ export class Chat {
     });
     byId("ideas").append(...IDEAS.map((idea) => this.#idea(idea)));
     for (const { role, content } of JSON.parse(sessionStorage.getItem(STORE) ?? "[]")) this.#add(role, content);
+    this.#keep();
     this.#scroll();
   }
 

@@ -24,8 +24,8 @@ export class Live {
       prompt: new Chart("Prompts", "tokens/s"),
       running: new Chart("Running", "requests"),
       waiting: new Chart("Waiting", "requests"),
-      first: new Chart("First token after", "ms"),
-      step: new Chart("Step", "ms"),
+      first: new Chart("First token", "ms"),
+      step: new Chart("Step time", "ms"),
     };
     byId("charts").append(...Object.values(this.charts).map((chart) => chart.element));
     byId("page-map").addEventListener("pointermove", (event) => this.#tell(this.map.at(event)));
@@ -148,7 +148,7 @@ export class Live {
   }
 }
 
-const share = (part, whole) => (whole > 0 ? `${short((100 * part) / whole)} %` : "–");
+const share = (part, whole) => (whole > 0 ? `${short((100 * part) / whole)}%` : "–");
 
 const fact = ([name, value]) => el("div", {}, el("dt", { textContent: name }), el("dd", { textContent: value }));
 

@@ -44,7 +44,7 @@ export class PromptView {
     }
     this.pieces = pieces;
     this.view.replaceChildren(...pieces.map((piece, index) => this.#token(piece, index, text)));
-    byId("prompt-count").textContent = `${ids.length} of ${most.toLocaleString("en")}`;
+    byId("prompt-count").textContent = `${ids.length.toLocaleString("en")} / ${most.toLocaleString("en")}`;
     this.note.textContent = "";
   }
 
