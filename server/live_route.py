@@ -12,13 +12,13 @@ LIVE_FEED = web.AppKey("live_feed", LiveFeed)
 
 
 async def watch(request: web.Request) -> web.StreamResponse:
-    """The first event has the facts, each that follows a moment; ends when the server does."""
+    """The first event has the facts, each that follows a moment; an error tells of the end."""
     lifecycle, feed = request.app[LIFECYCLE], request.app[LIVE_FEED]
     model = lifecycle.require_model()
     async with EventStream(request) as events:
         await events.send([event({"facts": facts(model)})])
-        while lifecycle.is_ready:  # it is no request that a shutdown would wait for
+        while True:
             await events.send([await feed.moment(model)])
             await asyncio.sleep(PERIOD)
-        await events.done()
+            model = lifecycle.require_model()  # a shutdown does not wait for those who look on
     return events.response

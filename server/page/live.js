@@ -55,7 +55,6 @@ export class Live {
         if (event.facts) this.#facts(event.facts);
         else this.#moment(event);
       }
-      this.#notice({ message: "The server has ended." });
     } catch (problem) {
       if (problem.name === "AbortError") return;
       this.#notice(problem);

@@ -15,16 +15,21 @@ import time
 from runtime.messages import (
     HEADER,
     Abort,
+    AskSnapshot,
     EngineInfo,
     Fatal,
     FromEngine,
     Outputs,
+    PageRun,
     Progress,
     Ready,
     Refused,
+    RequestState,
     Shutdown,
+    Snapshot,
     Start,
     Stats,
+    StepTimes,
     Submit,
     decode_to_engine,
     encode,
@@ -112,6 +117,8 @@ class FakeEngine:
             else:
                 self.requests[message.request_id] = (message, 0)
                 self.prompt_tokens += len(message.prompt_ids)
+        if isinstance(message, AskSnapshot):
+            self.send(self.snapshot())
         if isinstance(message, Abort):
             for request_id in message.request_ids:
                 self.requests.pop(request_id, None)
@@ -160,6 +167,16 @@ class FakeEngine:
             error=error,
             num_cached_tokens=len(prompt) // 2,
         )
+
+    def snapshot(self) -> Snapshot:
+        """Each request has one page, behind a page from the cache."""
+        running = [
+            RequestState(request_id, len(submit.prompt_ids), done, 0, 0, 9, 1, 0)
+            for request_id, (submit, done) in self.requests.items()
+        ]
+        pages = [PageRun(1, -1, False), *(PageRun(1, one.request_id, False) for one in running)]
+        pages.append(PageRun(64 - len(pages), 0, False))
+        return Snapshot(pages, running, [], {"decode_8": StepTimes(self.steps, 0.5)})
 
     def stats(self) -> Stats:
         return Stats(
