@@ -127,17 +127,18 @@ class Refused(msgspec.Struct, tag=True, frozen=True):
     code: str
 
 
-class PageRun(msgspec.Struct, array_like=True, frozen=True):
-    """Neighbouring pages of the KV pool that are alike.
+class PageRuns(msgspec.Struct, frozen=True):
+    """Pages of the KV pool in order, run-length coded: three columns, an entry for each run.
 
     Attributes:
-        owner: id of the oldest request that uses them, else FREE or CACHED.
+        counts: so many neighbouring pages are alike.
+        owners: id of the oldest request that uses them, else FREE or CACHED.
         shared: found in the prefix cache, or used by several requests.
     """
 
-    count: int
-    owner: int
-    shared: bool
+    counts: list[int]
+    owners: list[int]
+    shared: list[bool]
 
 
 class RequestState(msgspec.Struct, frozen=True):
@@ -164,13 +165,13 @@ class Snapshot(msgspec.Struct, tag=True, frozen=True):
     """Who has what, between two steps.
 
     Attributes:
-        pages: all of the pool but page 0, which nobody gets, in order.
+        pages: all of the pool but page 0, which nobody gets.
         running: oldest first.
         waiting: the first of them; Stats has their number.
         step_times: by the name of the bucket.
     """
 
-    pages: list[PageRun]
+    pages: PageRuns
     running: list[RequestState]
     waiting: list[RequestState]
     step_times: dict[str, StepTimes]

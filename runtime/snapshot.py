@@ -5,7 +5,7 @@ from itertools import islice
 
 import numpy as np
 
-from runtime.messages import CACHED, FREE, PageRun, RequestState, Snapshot, StepTimes
+from runtime.messages import CACHED, FREE, PageRuns, RequestState, Snapshot, StepTimes
 from runtime.request import Request
 from runtime.scheduler import Scheduler
 
@@ -27,7 +27,7 @@ def take_snapshot(scheduler: Scheduler, step_times: Mapping[str, StepTimes]) -> 
 
 def page_runs(
     num_pages: int, known: Collection[int], running: Sequence[Request], *, page_size: int
-) -> list[PageRun]:
+) -> PageRuns:
     """Who uses the pages 1 … num_pages - 1, run-length coded.
 
     Args:
@@ -46,8 +46,7 @@ def page_runs(
     changes = (np.diff(owners) != 0) | np.diff(shared)
     starts = np.concatenate(([0], np.flatnonzero(changes) + 1))
     counts = np.diff(starts, append=len(owners))
-    rows = zip(counts.tolist(), owners[starts].tolist(), shared[starts].tolist(), strict=True)
-    return [PageRun(*row) for row in rows]
+    return PageRuns(counts.tolist(), owners[starts].tolist(), shared[starts].tolist())
 
 
 def _state(request: Request) -> RequestState:

@@ -117,10 +117,11 @@ export class Live {
 
   #pages(runs) {
     const counts = { used: 0, shared: 0, cached: 0, free: 0 };
-    for (const [count, owner, hit] of runs) {
+    runs.counts.forEach((count, index) => {
+      const owner = runs.owners[index];
       counts[owner === FREE ? "free" : owner === CACHED ? "cached" : "used"] += count;
-      if (owner > 0 && hit) counts.shared += count;
-    }
+      if (runs.shared[index]) counts.shared += count;
+    });
     const all = counts.used + counts.cached + counts.free;
     byId("pages-count").textContent = `${short(counts.used)} of ${short(all)} in use`;
     byId("page-map").ariaLabel = `Map of ${all} KV pages: ${counts.used} in use, ${counts.shared} of them from the prefix cache, ${counts.cached} kept, ${counts.free} free`;

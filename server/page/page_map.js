@@ -8,17 +8,17 @@ const LARGEST_CELL = 20; // CSS pixels
 const MOST_HEIGHT = 460;
 const GAPS_FROM = 5; // device pixels; smaller cells touch
 
-/** Run-length coded pages, `[count, owner, shared]`, as two arrays with an entry a page. */
+/** Run-length coded pages, `{counts, owners, shared}`, as two arrays with an entry a page. */
 export function unrolled(runs) {
-  const length = runs.reduce((sum, [count]) => sum + count, 0);
+  const length = runs.counts.reduce((sum, count) => sum + count, 0);
   const owners = new Int32Array(length);
   const shared = new Uint8Array(length);
   let place = 0;
-  for (const [count, owner, hit] of runs) {
-    owners.fill(owner, place, place + count);
-    shared.fill(hit ? 1 : 0, place, place + count);
+  runs.counts.forEach((count, index) => {
+    owners.fill(runs.owners[index], place, place + count);
+    shared.fill(Number(runs.shared[index]), place, place + count);
     place += count;
-  }
+  });
   return { owners, shared };
 }
 
@@ -34,7 +34,7 @@ export function layout(count, width, height, largest) {
 export class PageMap {
   constructor(canvas) {
     this.canvas = canvas;
-    this.pages = unrolled([]);
+    this.pages = unrolled({ counts: [] });
     this.marked = null; // a request whose pages stand out
     this.grid = { cell: 1, columns: 1 };
     this.dark = matchMedia("(prefers-color-scheme: dark)");

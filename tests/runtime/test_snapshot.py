@@ -2,20 +2,21 @@
 
 import numpy as np
 
-from runtime.messages import CACHED, FREE, PageRun, StepTimes
+from runtime.messages import CACHED, FREE, PageRuns, StepTimes
 from runtime.snapshot import MAX_WAITING, page_runs, take_snapshot
 
 PAGE = 64
 
 
 def unrolled(runs):
-    return [(run.owner, run.shared) for run in runs for _ in range(run.count)]
+    rows = zip(runs.counts, runs.owners, runs.shared, strict=True)
+    return [(owner, shared) for count, owner, shared in rows for _ in range(count)]
 
 
 def test_an_empty_pool_is_one_run(step_loop):
     loop = step_loop()
     snapshot = take_snapshot(loop.scheduler, {})
-    assert snapshot.pages == [PageRun(39, FREE, False)]
+    assert snapshot.pages == PageRuns([39], [FREE], [False])
     assert snapshot.running == snapshot.waiting == []
 
 
@@ -85,5 +86,5 @@ def test_runs_say_the_same_as_pages_one_by_one(make_request):
                 expected[page] = (request.request_id, False)
         runs = page_runs(200, known, requests, page_size=PAGE)
         assert unrolled(runs) == expected[1:]
-        neighbours = zip(runs, runs[1:], strict=False)
-        assert all((a.owner, a.shared) != (b.owner, b.shared) for a, b in neighbours)
+        coded = list(zip(runs.owners, runs.shared, strict=True))
+        assert all(a != b for a, b in zip(coded, coded[1:], strict=False))

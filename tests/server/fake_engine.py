@@ -20,7 +20,7 @@ from runtime.messages import (
     Fatal,
     FromEngine,
     Outputs,
-    PageRun,
+    PageRuns,
     Progress,
     Ready,
     Refused,
@@ -174,8 +174,9 @@ class FakeEngine:
             RequestState(request_id, len(submit.prompt_ids), done, 0, 0, 9, 1, 0)
             for request_id, (submit, done) in self.requests.items()
         ]
-        pages = [PageRun(1, -1, False), *(PageRun(1, one.request_id, False) for one in running)]
-        pages.append(PageRun(64 - len(pages), 0, False))
+        owners = [-1, *(one.request_id for one in running), 0]
+        counts = [1] * (len(owners) - 1) + [65 - len(owners)]
+        pages = PageRuns(counts, owners, [False] * len(owners))
         return Snapshot(pages, running, [], {"decode_8": StepTimes(self.steps, 0.5)})
 
     def stats(self) -> Stats:
