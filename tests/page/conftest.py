@@ -1,5 +1,6 @@
 """A server of the demonstration model, a Chromium, and a page that must not complain."""
 
+import json
 import os
 import shutil
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import sync_playwright
 
 KEY = "sk-page"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -61,10 +63,9 @@ def wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path) ->
 # of a module: while Playwright runs, this thread has an event loop that asyncio's tests would meet
 @pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[Any]:
-    api = pytest.importorskip("playwright.sync_api")
     # Chromium's sandbox does not work for root
     flags = ["--no-sandbox"] if os.getuid() == 0 else []
-    with api.sync_playwright() as playwright:
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=flags)
         yield browser
         browser.close()
@@ -95,7 +96,9 @@ def open_page(browser: Any, url: str) -> Iterator[OpenPage]:
         context.set_default_timeout(20_000)
         contexts.append(context)
         if key is not None:
-            context.add_init_script(f"sessionStorage.setItem('ggjax-key', {key!r})")
+            # once, for the page may change it
+            given = f"sessionStorage['ggjax-key'] ??= {key!r}"
+            context.add_init_script(f"if (location.protocol === 'http:') {given}")
 
         def console(message: Any) -> None:
             expected = may_fail is not None and may_fail in message.text
@@ -119,6 +122,20 @@ def open_page(browser: Any, url: str) -> Iterator[OpenPage]:
     for context in contexts:
         context.close()
     assert complaints == []
+
+
+@pytest.fixture
+def endless() -> Callable[[Any], None]:
+    """Makes the answers of a page go on to their longest."""
+
+    def endless(page: Any) -> None:
+        def change(route: Any) -> None:
+            body = route.request.post_data_json | {"ignore_eos": True, "max_tokens": 900}
+            route.continue_(post_data=json.dumps(body))
+
+        page.route("**/v1/chat/completions", change)
+
+    return endless
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 
 QUESTION = "Write a Python function that merges two sorted lists."
 # What a server would stream; the text of a model is never markup.
@@ -123,10 +124,9 @@ def test_messages_can_be_edited_and_answers_asked_for_again(open_page: Any, say:
     assert page.is_visible("#opening")
 
 
-def test_an_answer_can_be_stopped(open_page: Any) -> None:
+def test_an_answer_can_be_stopped(open_page: Any, endless: Any) -> None:
     page = open_page()
-    page.fill("#set-max_tokens", "900")
-    page.fill("#set-temperature", "1.5")
+    endless(page)
     page.fill("#draft", QUESTION)
     page.press("#draft", "Enter")
     page.wait_for_selector("article.assistant .token")
@@ -146,7 +146,7 @@ def test_the_prompt_is_shown_as_the_model_sees_it(open_page: Any, say: Any) -> N
     count = page.locator("#prompt-view .token").count()
     assert page.inner_text("#prompt-count") == f"{count} / 1,024"
     page.fill("#draft", "hi there, and more")
-    page.wait_for_function(f"document.querySelectorAll('#prompt-view .token').length > {count}")
+    expect(page.locator("#prompt-view .token")).not_to_have_count(count)
     page.locator("#prompt-view .token").first.hover()
     assert "special" in page.inner_text("#token-card")
 
@@ -155,7 +155,7 @@ def test_the_same_request_as_code(open_page: Any) -> None:
     page = open_page()
     page.fill("#draft", "it's")
     page.click("#fold-code summary")
-    page.wait_for_function("document.querySelector('#snippet').textContent.includes('it')")
+    expect(page.locator("#snippet")).to_contain_text("it'")
     command = page.inner_text("#snippet")
     assert command.startswith("curl ") and "it'\\''s" in command
     assert "sk-page" not in command and "$API_KEY" in command

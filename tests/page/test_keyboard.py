@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from playwright.sync_api import expect
+
 
 def focus(page: Any) -> str:
     found: str = page.evaluate("document.activeElement.id || document.activeElement.className")
@@ -50,9 +52,9 @@ def test_a_chat_by_keyboard_alone(open_page: Any) -> None:
     assert focus(page) == "answer"
 
 
-def test_escape_stops_an_answer(open_page: Any) -> None:
+def test_escape_stops_an_answer(open_page: Any, endless: Any) -> None:
     page = open_page()
-    page.fill("#set-max_tokens", "900")
+    endless(page)
     page.focus("#draft")
     page.keyboard.type("go on")
     page.keyboard.press("Enter")
@@ -85,8 +87,7 @@ def test_a_completion_by_keyboard(open_page: Any) -> None:
     assert "%" in page.inner_text("#token-card")
     written = page.text_content("#continuation pre")
     page.get_by_role("button", name="Go on from here").click()
-    page.wait_for_function("document.querySelector('#prompt').value.length > 12")
-    assert page.input_value("#prompt") == f"def fib(n):\n{written}"
+    expect(page.locator("#prompt")).to_have_value(f"def fib(n):\n{written}")
     page.wait_for_selector("#continuation .figures:not(:empty)")
 
 

@@ -1,12 +1,14 @@
 """The live view fills while requests run, and lets go of the server when nobody looks."""
 
 import json
+import re
 import threading
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 
 
 @pytest.fixture
@@ -37,13 +39,11 @@ def load(url: str) -> Iterator[None]:
 def test_it_fills(open_page: Any, load: None, width: int) -> None:
     page = open_page("live", width=width)
     page.wait_for_selector("#requests tr")
-    page.wait_for_function(
-        "Number(document.querySelector('.chart .figure').textContent.replace(',', '')) > 0"
-    )
+    expect(page.locator(".chart .figure").first).to_have_text(re.compile("[1-9]"))
     page.wait_for_selector("#buckets .bucket")
     assert "demo" in page.inner_text("#facts")
     assert "plain XLA" in page.inner_text("#facts")
-    page.wait_for_function("document.querySelectorAll('#requests tr').length >= 3")
+    expect(page.locator("#requests tr")).to_have_count(3)
     assert "2 running, 1 waiting" in page.inner_text("#requests-count")
     assert "M" in page.get_attribute(".chart .line", "d")
     colours = page.evaluate(
@@ -61,7 +61,7 @@ def test_it_fills(open_page: Any, load: None, width: int) -> None:
 def test_a_request_shows_its_pages_and_a_page_its_request(open_page: Any, load: None) -> None:
     page = open_page("live")
     page.wait_for_selector("#requests tr")
-    page.wait_for_function("document.querySelector('#pages-count').textContent.match(/^[1-9]/)")
+    expect(page.locator("#pages-count")).to_have_text(re.compile("^[1-9]"))
     picture = "document.querySelector('#page-map').toDataURL()"
     number = page.inner_text("#requests .request").strip()
     page.hover("#page-map", position={"x": 4, "y": 4})

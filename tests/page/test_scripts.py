@@ -106,9 +106,10 @@ def test_every_page_has_its_cell(call: Any, count: int, width: int) -> None:
 def test_runs_become_pages(call: Any) -> None:
     runs = {"counts": [2, 1], "owners": [0, 7], "shared": [False, True]}
     found = call("page_map.js", "unrolled", runs)
-    assert list(found["owners"].values() if isinstance(found["owners"], dict) else found["owners"])
-    names = {name: list(dict(found[name]).values()) for name in ("owners", "shared")}
-    assert names == {"owners": [0, 0, 7], "shared": [0, 0, 1]}
+    assert {name: list(values) for name, values in found.items()} == {
+        "owners": [0, 0, 7],
+        "shared": [0, 0, 1],
+    }
 
 
 def test_colours_of_neighbours_differ(call: Any) -> None:
