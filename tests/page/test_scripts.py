@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 
 
-@pytest.fixture
-def call(open_page: Any) -> Any:
+@pytest.fixture(scope="module")
+def call(browser: Any, url: str) -> Any:
     """`call("markup.js", "blocks", text)`: what the function returns."""
-    page = open_page()
+    page = browser.new_page()
+    page.goto(f"{url}/health")  # a page of the server that runs no scripts of its own
 
     def call(module: str, function: str, *args: Any) -> Any:
         code = "async ([m, f, args]) => (await import(`/page/${m}`))[f](...args)"
