@@ -110,7 +110,7 @@ export class Live {
       "Found in the prefix cache": share(stats.prefix_hits, stats.prefix_queries),
       Padding: share(stats.padding_tokens, stats.padding_tokens + stats.prompt_tokens + stats.generation_tokens),
       Preemptions: short(stats.preemptions),
-      "Compilations while serving": short(stats.compilations),
+      Compilations: short(stats.compilations),
     };
     byId("totals").replaceChildren(...Object.entries(totals).map(fact));
   }

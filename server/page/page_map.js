@@ -5,7 +5,7 @@ import { colourOf, css, mixed } from "./colours.js";
 export const FREE = 0;
 export const CACHED = -1;
 const LARGEST_CELL = 20; // CSS pixels
-const MOST_HEIGHT = 460;
+const MOST_HEIGHT = 680;
 const GAPS_FROM = 5; // device pixels; smaller cells touch
 
 /** Run-length coded pages, `{counts, owners, shared}`, as two arrays with an entry a page. */

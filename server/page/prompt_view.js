@@ -44,8 +44,9 @@ export class PromptView {
     }
     this.pieces = pieces;
     this.view.replaceChildren(...pieces.map((piece, index) => this.#token(piece, index, text)));
-    byId("prompt-count").textContent = `${ids.length.toLocaleString("en")} / ${most.toLocaleString("en")}`;
-    this.note.textContent = "";
+    byId("prompt-count").textContent = `${ids.length.toLocaleString("en")} ${ids.length === 1 ? "token" : "tokens"}`;
+    const room = most - ids.length;
+    this.note.textContent = room > 0 ? `${room.toLocaleString("en")} more fit.` : "It is longer than the model can read.";
   }
 
   #token({ start, end, tokens }, index, text) {

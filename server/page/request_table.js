@@ -48,7 +48,7 @@ export class RequestTable {
     const all = request.num_prompt + request.max_tokens;
     const read = Math.min(request.num_computed, request.num_prompt);
     row.classList.toggle("waiting", request.num_pages === 0);
-    row.querySelector(".swatch").style.setProperty("--colour", css(colourOf(request.request_id, this.dark.matches)));
+    row.style.setProperty("--colour", css(colourOf(request.request_id, this.dark.matches)));
     const [first, second] = progress.firstElementChild.children;
     first.style.width = `${(100 * read) / all}%`;
     second.style.width = `${(100 * request.num_output) / all}%`;

@@ -144,7 +144,8 @@ def test_the_prompt_is_shown_as_the_model_sees_it(open_page: Any, say: Any) -> N
     assert page.locator("#prompt-view .special").first.inner_text() == "<|im_start|>"
     assert "hi there" in page.inner_text("#prompt-view")
     count = page.locator("#prompt-view .token").count()
-    assert page.inner_text("#prompt-count") == f"{count} / 1,024"
+    assert page.inner_text("#prompt-count") == f"{count} tokens"
+    assert page.inner_text("#prompt-note") == f"{1024 - count} more fit."
     page.fill("#draft", "hi there, and more")
     expect(page.locator("#prompt-view .token")).not_to_have_count(count)
     page.locator("#prompt-view .token").first.hover()

@@ -97,11 +97,11 @@ def test_probabilities_in_words(call: Any, logprob: float, words: str) -> None:
 @pytest.mark.parametrize("count", [1, 64, 255, 4096, 100_000])
 @pytest.mark.parametrize("width", [300, 1000])
 def test_every_page_has_its_cell(call: Any, count: int, width: int) -> None:
-    grid = call("page_map.js", "layout", count, width, 460, 20)
+    grid = call("page_map.js", "layout", count, width, 680, 20)
     rows = -(-count // grid["columns"])
     assert 1 <= grid["cell"] <= 20
     assert grid["columns"] * grid["cell"] <= width
-    assert rows * grid["cell"] <= 460
+    assert rows * grid["cell"] <= 680
 
 
 def test_runs_become_pages(call: Any) -> None:
