@@ -32,7 +32,8 @@ class RMSNorm(nnx.Module):
         self.eps = eps
 
     def __call__(self, x: Float[Array, "T D"]) -> Float[Array, "T D"]:
-        return rms_norm(x, self.scale[...], self.eps)
+        with jax.named_scope("norm"):
+            return rms_norm(x, self.scale[...], self.eps)
 
     def after(
         self, x: Float[Array, "T D"], delta: Float[Array, "T D"] | None, add_norm: AddNorm
@@ -40,7 +41,8 @@ class RMSNorm(nnx.Module):
         """`x` with what is still to be added to it, and the norm of that."""
         if delta is None:
             return x, self(x)
-        return add_norm(x, delta, self.scale[...], self.eps)
+        with jax.named_scope("norm"):
+            return add_norm(x, delta, self.scale[...], self.eps)
 
 
 class SelfAttention(nnx.Module):
@@ -118,8 +120,13 @@ class Layer(nnx.Module):
     ) -> tuple[Float[Array, "T D"], Float[Array, "T D"], Cache]:
         x, normed = self.attn_norm.after(x, delta, add_norm)
         mixed, cache = self.attn(layer, normed, rope, attention, cache)
-        x, normed = self.mlp_norm.after(x, all_reduce(mixed), add_norm)
-        return x, all_reduce(self.mlp(normed)), cache
+        x, normed = self.mlp_norm.after(x, _together(mixed, all_reduce), add_norm)
+        return x, _together(self.mlp(normed), all_reduce), cache
+
+
+def _together(part: Array, all_reduce: AllReduce) -> Array:
+    with jax.named_scope("all_reduce"):
+        return all_reduce(part)
 
 
 class Decoder(nnx.Module):
@@ -140,9 +147,11 @@ class Decoder(nnx.Module):
         add_norm: AddNorm = add_norm,
     ) -> tuple[Float[Array, "T D"], Cache]:
         """Hidden states after the last layer, and the cache with the tokens in it."""
-        x = self.embedding[...][token_ids]
+        with jax.named_scope("embedding"):
+            x = self.embedding[...][token_ids]
         delta: Array | None = None
-        rope = rope_tables(self.config, positions)
+        with jax.named_scope("rope"):
+            rope = rope_tables(self.config, positions)
 
         @jax.jit
         def run(

@@ -63,9 +63,9 @@ class Engine:
         self.scheduler = scheduler
         self.step_times: dict[str, StepTimes] = {}  # by the name of the bucket
         self.info = info
-        self._runner = runner
-        self._buckets = buckets
-        self._shape = shape
+        self.runner = runner
+        self.buckets = buckets
+        self.shape = shape
         self._stop_ids = frozenset(stop_ids)
         self._requests: dict[int, Request] = {}
         self._ended: list[TokenOutput] = []
@@ -171,8 +171,8 @@ class Engine:
                 )
 
     def _start(self, plan: StepPlan) -> _Started:
-        step = make_step_input(plan, self._buckets, self._shape)
-        started = _Started(plan, self._runner.start(step), step.bucket.name)
+        step = make_step_input(plan, self.buckets, self.shape)
+        started = _Started(plan, self.runner.start(step), step.bucket.name)
         self._totals.prompt_tokens += sum(item.num_tokens for item in plan.chunks)
         self._totals.generation_tokens += len(plan.samples)
         self._totals.steps += 1
@@ -183,7 +183,7 @@ class Engine:
         if started is None:
             self._last_read = time.monotonic()
             return []
-        tokens = self._runner.read(started.plan, started.step)
+        tokens = self.runner.read(started.plan, started.step)
         now = time.monotonic()
         self._totals.step_seconds += now - self._last_read
         times = self.step_times.setdefault(started.bucket, StepTimes())

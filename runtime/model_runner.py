@@ -49,15 +49,14 @@ class ModelRunner:
         num_threads: int,
         log: CompileLog,
     ):
-        decoder, head = take_apart(model.decoder), take_apart(model.head)
-        self._decoder = decoder.leaves
-        self._head = head.leaves
+        self.decoder, self.head = take_apart(model.decoder), take_apart(model.head)
         self._cache = empty_cache(model.config, mesh, num_pages=num_pages, dtype=kv_dtype)
         self._state = _empty_state(mesh, shape)
         self.num_pages = num_pages
+        self.kv_dtype = kv_dtype
         self.programs = compile_programs(
-            decoder,
-            head,
+            self.decoder,
+            self.head,
             mesh=mesh,
             buckets=buckets,
             shape=shape,
@@ -73,12 +72,12 @@ class ModelRunner:
         for vector in step.extras:
             self._state = self.programs.set_extras(self._state, vector)
         self._cache, self._state, hidden = self.programs.forward[step.bucket](
-            self._decoder, self._cache, self._state, step.forward
+            self.decoder.leaves, self._cache, self._state, step.forward
         )
         if not step.num_rows:
             return PendingStep(None)
         self._state, result = self.programs.sample[SampleBucket(step.num_rows, step.greedy)](
-            self._head, self._state, hidden, step.sample
+            self.head.leaves, self._state, hidden, step.sample
         )
         result.copy_to_host_async()
         return PendingStep(result)

@@ -42,7 +42,7 @@ def test_greedy_answers_are_those_of_a_plain_forward(tiny: Path, dtype: str) -> 
 def test_every_program_writes_the_cache_in_place(tiny: Path) -> None:
     # a pool that is larger than the activations of a step
     with LLM(str(tiny), max_model_len=2048, max_num_seqs=64) as llm:
-        runner = llm._engine._runner
+        runner = llm._engine.runner
         pool = runner._cache.k
         for bucket, program in runner.programs.forward.items():
             memory = program.memory_analysis()

@@ -1,0 +1,74 @@
+"""What the machine can do at most: bandwidth of a copy and rate of a product, measured."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from runtime.start import fastest_faithful_dtype
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """Bytes a second read and written by a copy, and operations a second of a square product."""
+
+    bytes_per_second: float
+    flops_per_second: float
+    dtype: str
+
+    def seconds(self, num_bytes: float, flops: float) -> float:
+        """The roofline: the longer of moving the bytes and doing the operations.
+
+        Source: Williams, Waterman and Patterson, Roofline, 2009.
+        """
+        return max(num_bytes / self.bytes_per_second, flops / self.flops_per_second)
+
+
+def measure_ceilings(
+    dtype: str, *, copy_bytes: int | None = None, side: int | None = None
+) -> Ceilings:
+    """Measures the first device.
+
+    Args:
+        dtype: of the product's factors, "float32" or "bfloat16".
+        copy_bytes: size of the array that is copied; None for one that no cache holds.
+        side: of the square factors; None for what the kind of device does in milliseconds.
+    """
+    on_cpu = jax.default_backend() == "cpu"
+    copy_bytes = copy_bytes or (2**28 if on_cpu else 2**31)
+    side = side or (1024 if on_cpu else 8192)
+    copy_seconds = _least_seconds(lambda x: x + 1, jnp.zeros(copy_bytes // 4, jnp.float32))
+    product_seconds = _least_seconds(
+        lambda x: jnp.matmul(x, x, preferred_element_type=jnp.float32),
+        jnp.ones((side, side), dtype),
+    )
+    return Ceilings(
+        bytes_per_second=2 * (copy_bytes // 4 * 4) / copy_seconds,
+        flops_per_second=2 * side**3 / product_seconds,
+        dtype=dtype,
+    )
+
+
+def product_dtype(dtype: str) -> str:
+    """The float type that products of weights of a form (`RuntimeConfig.dtype`) are measured in."""
+    chosen = fastest_faithful_dtype() if dtype == "auto" else dtype
+    return "float32" if chosen == "int8" else chosen
+
+
+def _least_seconds(
+    function: Callable[[Array], Array], operand: Array, *, rounds: int = 7, calls: int = 4
+) -> float:
+    """Of one call; the least, since a ceiling is what nothing else disturbed."""
+    program = jax.jit(function)
+    program(operand).block_until_ready()
+    times = []
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        for _ in range(calls):
+            out = program(operand)
+        out.block_until_ready()
+        times.append((time.perf_counter() - begin) / calls)
+    return min(times)
