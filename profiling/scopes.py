@@ -22,7 +22,7 @@ _COPY = re.compile(r"^(copy|memcpy|memset)", re.IGNORECASE)
 
 
 def scope_of(path: str) -> str:
-    """The innermost scope of an operation's path, as `jit(forward_decode_4)/jit(run)/mlp/dot_general`.
+    """The innermost scope of an operation's path, as `jit(forward_decode_4)/jit(run)/mlp/mul`.
 
     XLA joins the paths of what it fused by semicolons: the first one counts.
     """

@@ -1,4 +1,4 @@
-"""The `ggjax` command: serve, run, inspect. Each imports what it needs when it is chosen."""
+"""The `ggjax` command: serve, run, inspect, bench. Each imports what it needs when it is chosen."""
 
 import argparse
 import asyncio
@@ -15,6 +15,10 @@ EXIT_USAGE = 2
 
 def main() -> None:
     """Runs the command line; exits with its code."""
+    if sys.argv[1:2] == ["bench"]:
+        from benchmarks.bench import main as bench  # with a command line of its own
+
+        sys.exit(bench(sys.argv[2:]))
     args = make_parser().parse_args()
     logging.basicConfig(
         level=logging.INFO,

@@ -13,7 +13,7 @@ MODEL_HELP = f"a GGUF file, org/repo:quant, org/repo/file.gguf, or {demo.NAME}"
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """`ggjax serve | run | inspect`."""
+    """`ggjax serve | run | inspect | bench`; bench has its own parser."""
     parser = argparse.ArgumentParser(
         prog="ggjax", description="A JAX/XLA-compiled inference runtime for GGUF models."
     )
@@ -37,6 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
     inspect.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     inspect.add_argument("--memory", type=gibibytes, metavar="GIB", help="memory to plan for")
     inspect.add_argument("--hf-token", help="for models on the hub (HF_TOKEN)")
+    commands.add_parser("bench", help="latency and throughput, of the engine or of a server")
     return parser
 
 

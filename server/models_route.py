@@ -44,4 +44,5 @@ def _entry(name: str, model: ServedModel) -> dict[str, Any]:
         "root": model.names[0],
         "parent": None,
         "max_model_len": model.info.max_model_len,
+        "meta": {"n_vocab": model.info.vocab_size},  # llama-server's place for it
     }
