@@ -15,7 +15,7 @@ def compare_files(paths: Sequence[Path]) -> str:
     """A table: a line for each figure that all files have.
 
     Raises:
-        ValueError: there is one file alone or too many, one is no JSON object, or they share no figure.
+        ValueError: it is one file alone, or too many; one is no result; they share no figure.
     """
     if not 2 <= len(paths) <= len(string.ascii_uppercase):
         raise ValueError(f"compare takes 2 to 26 result files, got {len(paths)}")
