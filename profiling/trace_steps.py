@@ -45,7 +45,7 @@ def trace_steps(options: argparse.Namespace) -> None:
         batch=options.batch,
         context=options.context,
         steps=2 * options.steps,
-        report=lambda text: print(f"  {text}", flush=True),
+        report=print_stage,
         dtype=options.dtype,
         compilation_cache_dir=options.compilation_cache_dir,
     )
@@ -76,6 +76,12 @@ def trace_steps(options: argparse.Namespace) -> None:
         path = options.out / "summary.json"
         path.write_text(json.dumps(_summary(load, ceilings, phases), indent=1) + "\n")
         print(f"\n{path}; traces for xprof or Perfetto: {options.out}/*/plugins/profile/*")
+
+
+def print_stage(stage: str, text: str) -> None:
+    """A line of a start, without its progress."""
+    if text != "loading":
+        print(f"  {stage}: {text}", flush=True)
 
 
 def _trace(
@@ -124,7 +130,7 @@ def print_phase(phase: Phase, num_layers: int, ceilings: Ceilings, top: int) -> 
         f"{number(100 * busy.between / busy.window)} % between programs, "
         f"{number(100 * busy.within / busy.window)} % within"
     )
-    timed = step_seconds(phase.timed)
+    timed = phase.timed.step_seconds
     print(
         f"  idle without the profiler, if the kernels take as long there: "
         f"{number(100 * max(0.0, 1 - busy.busy / steps / timed))} %"
@@ -186,13 +192,8 @@ def _cells(
     ]
 
 
-def step_seconds(measured: Measured) -> float:
-    """Mean time of a step."""
-    return sum(measured.seconds) / len(measured.steps)
-
-
 def _time_line(measured: Measured) -> str:
-    seconds = step_seconds(measured)
+    seconds = measured.step_seconds
     tokens = sum(len(step.positions) for step in measured.steps)
     rate = tokens / sum(measured.seconds)
     return f"{number(seconds, 1e-3, 4)} ms a step, {rate:,.0f} tokens/s"
@@ -209,8 +210,8 @@ def _summary(load: Workload, ceilings: Ceilings, phases: list[Phase]) -> dict[st
             phase.name: {
                 "steps": len(phase.traced.steps),
                 "buckets": Counter(step.bucket for step in phase.traced.steps),
-                "step_seconds": step_seconds(phase.timed),
-                "step_seconds_traced": step_seconds(phase.traced),
+                "step_seconds": phase.timed.step_seconds,
+                "step_seconds_traced": phase.traced.step_seconds,
                 "busy": dataclasses.asdict(phase.profile.busy),
                 "scopes": {
                     scope: {

@@ -6,18 +6,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import jax
 import numpy as np
 
 from models import demo
 from models.config import ModelConfig, model_config
 from models.gguf_file import open_gguf
+from models.kv_cache import BLOCK_Q
 from profiling.work import Sizes, Step, read_step, weight_bytes
+from runtime.buckets import Bucket
 from runtime.compile_log import CompileLog
 from runtime.config import RuntimeConfig
 from runtime.engine import Engine, Runner
 from runtime.model_runner import ModelRunner, PendingStep
 from runtime.request import SamplingParams
-from runtime.start import start_engine
+from runtime.start import DEFAULTS, start_engine
 from runtime.step_input import StepInput
 from runtime.step_plan import SampledToken, StepPlan
 
@@ -48,15 +51,21 @@ class Measured:
     steps: list[Step]
     seconds: list[float]
 
+    @property
+    def step_seconds(self) -> float:
+        """Mean time of a step."""
+        return sum(self.seconds) / len(self.steps)
+
 
 class Workload:
     """A loaded model under synthetic requests: random tokens, greedy answers, no shared prefixes.
 
     Args:
         model: path of a GGUF file, or "demo".
-        batch: requests that decode together.
+        batch: requests that decode together; None for as many as are served by default.
         context: tokens of each prompt.
         steps: how many decode steps `decode` will run in all.
+        report: called with each line of progress, and with its stage: load or compile.
         options: more fields of `runtime.config.RuntimeConfig`.
 
     Raises:
@@ -68,19 +77,23 @@ class Workload:
         self,
         model: str,
         *,
-        batch: int,
+        batch: int | None,
         context: int,
         steps: int,
-        report: Callable[[str], None] = lambda _: None,
+        report: Callable[[str, str], None] = lambda stage, text: None,
         **options: Any,
     ):
+        defaults = DEFAULTS["cpu" if jax.default_backend() == "cpu" else "gpu"]
+        batch = defaults.max_num_seqs if batch is None else batch
         if batch < 1 or context < 1:
             raise ValueError(f"batch and context must be at least 1, got {batch} and {context}")
         file = open_gguf(demo_path(model))
         self.config: ModelConfig = model_config(file)
         self.batch, self.context = batch, context
-        # while the last prompts are read the first requests answer: a step each at most
-        self._answer = steps + 8 + batch * (-(-context // 64) + 1)
+        # while the last prompts are read the first requests answer; twice that, for chunks
+        blocks_a_step = max(1, defaults.max_num_batched_tokens // BLOCK_Q - 1 - batch // BLOCK_Q)
+        reading = -(-batch * (-(-context // BLOCK_Q)) // blocks_a_step)
+        self._answer = steps + 8 + 2 * reading
         config = RuntimeConfig(
             str(file.path),
             max_model_len=context + self._answer,
@@ -90,7 +103,11 @@ class Workload:
         )
         self.log = CompileLog()
         self.engine: Engine = start_engine(
-            config, file, [], report=lambda stage, text, fraction: report(text), log=self.log
+            config,
+            file,
+            [],
+            report=lambda stage, text, fraction: report(stage, text),
+            log=self.log,
         )
         self.runner = cast(ModelRunner, self.engine.runner)
         self._recorder = Recorder(self.runner)
@@ -117,22 +134,43 @@ class Workload:
 
     def prefill(self, prompts: int) -> Measured:
         """Fresh prompts together, each answered by one token."""
-        self._add(prompts, 1)
+        self._add(prompts, 1, self.context)
         return self._run(lambda: self.engine.has_work)
 
     def start_decode(self) -> None:
         """Fills the batch, until every request of it decodes."""
-        self._add(self.batch, self._answer)
-        while True:
-            self.engine.step()
-            last = self._recorder.steps[-1]
-            if not last.bucket.num_blocks and last.num_rows >= self.batch:
-                return
+        self._add(self.batch, self._answer, self.context)
+        self._until_decoding(self.batch)
 
     def decode(self, steps: int) -> Measured:
         """So many steps of the batch."""
         left = iter(range(steps))
         return self._run(lambda: next(left, None) is not None)
+
+    def run_bucket(self, bucket: Bucket, steps: int) -> Measured | None:
+        """Steps of one bucket: rows of `context` tokens, or prompts that fill its blocks.
+
+        None: a prompt would be longer, or the prompts more, than fit.
+        """
+        if not bucket.num_blocks:
+            self._add(bucket.num_tokens, self._answer, self.context)
+            self._until_decoding(bucket.num_tokens)
+            measured = self.decode(steps)
+            self.end_decode()
+            return measured
+        longest = (self.engine.info.max_model_len - 1) // BLOCK_Q * BLOCK_Q
+        prompts = -(-bucket.num_tokens // longest)
+        if prompts > self.batch:
+            return None
+        runs = []
+        for _ in range(steps):
+            for i in range(prompts):
+                self._add(1, 1, min(longest, bucket.num_tokens - i * longest))
+            runs.append(self._run(lambda: self.engine.has_work))
+        return Measured(
+            [step for run in runs for step in run.steps],
+            [seconds for run in runs for seconds in run.seconds],
+        )
 
     def end_decode(self) -> None:
         """Ends the batch."""
@@ -141,10 +179,17 @@ class Workload:
         while self.engine.has_work:
             self.engine.step()
 
-    def _add(self, count: int, max_tokens: int) -> None:
+    def _until_decoding(self, rows: int) -> None:
+        while True:
+            self.engine.step()
+            last = self._recorder.steps[-1]
+            if not last.bucket.num_blocks and last.num_rows >= rows:
+                return
+
+    def _add(self, count: int, max_tokens: int, length: int) -> None:
         params = SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True)
         for _ in range(count):
-            prompt = self._rng.integers(0, self.config.vocab_size, self.context).tolist()
+            prompt = self._rng.integers(0, self.config.vocab_size, length).tolist()
             self.engine.add(self._next_id, prompt, params)
             self._next_id += 1
 
