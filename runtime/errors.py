@@ -3,7 +3,7 @@
 RequestError (400)        the request asks for what cannot be given; the message says what
   PromptTooLong           the prompt, or the prompt and its answer, cannot fit
   UnsupportedParameter    a known parameter that ggjax does not implement
-Overloaded (503)          the queue is full; the same request may succeed later
+Overloaded (429)          the queue is full; the same request may succeed later
 EngineDied (500)          the engine process or the device is lost
 """
 

@@ -7,10 +7,12 @@ import os
 import sys
 from collections.abc import Callable
 
+from server.api_keys import ApiKeys
 from server.flags import make_parser, runtime_config
 from server.listener import CannotBind, bind
 
 EXIT_USAGE = 2
+REQUEST_LOG = "server.request_log"  # the logger of that module
 
 
 def main() -> None:
@@ -33,9 +35,12 @@ def serve(args: argparse.Namespace) -> int:
     """`ggjax serve`."""
     try:
         config = runtime_config(args)
+        api_keys = ApiKeys(args.api_key, args.api_key_file)
         listener = bind(args.host, args.port)
     except (ValueError, CannotBind) as error:
         return refuse(error)
+    if not args.log_requests:
+        logging.getLogger(REQUEST_LOG).setLevel(logging.WARNING)
     # after the port is ours: they take most of a second
     from server.serve import serve as run_server
     from server.served_model import ModelOptions
@@ -46,7 +51,7 @@ def serve(args: argparse.Namespace) -> int:
         chat_template=args.chat_template,
         hf_token=args.hf_token,
     )
-    return asyncio.run(run_server(options, listener, host=args.host, api_keys=tuple(args.api_key)))
+    return asyncio.run(run_server(options, listener, host=args.host, api_keys=api_keys))
 
 
 def run(args: argparse.Namespace) -> int:

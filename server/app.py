@@ -10,6 +10,7 @@ from aiohttp.typedefs import Handler
 
 from models.errors import ModelFileError
 from server.access import ACCESS, check_access, make_access
+from server.api_keys import ApiKeys
 from server.chat import chat_completions
 from server.completions import completions
 from server.connections import GUARD, ConnectionGuard
@@ -58,7 +59,7 @@ OPTIONS = web.AppKey("options", ModelOptions)
 
 
 def make_app(
-    options: ModelOptions, *, api_keys: tuple[str, ...] = (), host: str = "127.0.0.1"
+    options: ModelOptions, *, api_keys: ApiKeys | None = None, host: str = "127.0.0.1"
 ) -> web.Application:
     """The application; it opens its model when it starts, and serves 503 until that is ready."""
     app = web.Application(middlewares=[answer_errors, check_access], client_max_size=MAX_BODY_BYTES)
@@ -68,7 +69,7 @@ def make_app(
     app[LIVE_FEED] = LiveFeed(app[METRICS])
     app[PAGE] = read_page()
     app[GUARD] = ConnectionGuard()
-    app[ACCESS] = make_access(api_keys, host, OPEN_HANDLERS)
+    app[ACCESS] = make_access(api_keys or ApiKeys(), host, OPEN_HANDLERS)
     for method, path, handler in ROUTES:
         app.router.add_route(method, path, handler)
     app.on_response_prepare.append(add_request_id)

@@ -73,9 +73,7 @@ def problem_of(error: BaseException) -> Problem | None:
         case RequestError():
             return Problem(400, "invalid_request_error", error.code, str(error), error.param)
         case Overloaded():
-            return Problem(
-                503, "service_unavailable", "queue_full", str(error), headers=dict(RETRY)
-            )
+            return Problem(429, "rate_limit_error", "queue_full", str(error), headers=dict(RETRY))
         case ShuttingDown():
             return Problem(503, "service_unavailable", "shutting_down", str(error))
         case EngineDied():
@@ -126,6 +124,13 @@ def invalid_key() -> ApiError:
             "a valid API key is needed: Authorization: Bearer KEY",
             headers={"WWW-Authenticate": "Bearer"},
         )
+    )
+
+
+def too_many_requests(limit: int) -> ApiError:
+    message = f"{limit} requests with this API key are being answered; wait for some of them"
+    return ApiError(
+        Problem(429, "rate_limit_error", "too_many_requests", message, headers=dict(RETRY))
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from models import demo
 from runtime.config import DTYPES, KV_CACHE_DTYPES, PAGE_SIZE, RuntimeConfig
+from server.vllm_flags import add_vllm_flags
 
 SUFFIXES = {"": 1, "k": 1000, "K": 1024, "m": 10**6, "M": 2**20}
 MODEL_HELP = f"a GGUF file, org/repo:quant, org/repo/file.gguf, or {demo.NAME}"
@@ -28,6 +29,18 @@ def make_parser() -> argparse.ArgumentParser:
     serve.add_argument(
         "--api-key", action="append", default=[], metavar="KEY", help="repeatable; asked for if set"
     )
+    serve.add_argument(
+        "--api-key-file", type=Path, metavar="FILE", help="keys, one a line; SIGHUP reads it again"
+    )
+    serve.add_argument(
+        "--log-requests", "--enable-log-requests", action="store_true",
+        help="a line for each finished request: counts and times, never a text",
+    )  # fmt: skip
+    serve.add_argument(
+        "--profile-dir", type=Path, metavar="DIR", help="allows /start_profile, which writes here"
+    )
+    serve.add_argument("--model", dest="model_flag", metavar="MODEL", help=argparse.SUPPRESS)
+    add_vllm_flags(serve)
     run = commands.add_parser("run", help="one answer, or a chat, in the terminal")
     _add_model_flags(run)
     run.add_argument("prompt", nargs="?", help="a message; without one, an interactive chat")
@@ -47,11 +60,15 @@ def _add_model_flags(parser: argparse.ArgumentParser, default: str | None = None
         add("model", metavar="MODEL", help=MODEL_HELP)
     else:
         add("model", metavar="MODEL", nargs="?", default=default, help=f"{MODEL_HELP} ({default})")
-    add("--max-model-len", type=tokens, help="longest prompt and answer together; 8192, 8k, 8K")
+    add(
+        "--max-model-len",
+        type=context_length,
+        help="longest prompt and answer together; 8192, 8k, 8K",
+    )
     add("--max-num-seqs", type=int, help="requests that run at once (GPU 128, CPU 8)")
     add("--max-num-batched-tokens", type=int, help="tokens of one step (GPU 2048, CPU 512)")
     add(
-        "--gpu-memory-utilization",
+        *("--gpu-memory-utilization", "--device-memory-utilization"),
         type=float,
         default=0.92,
         help="share of the memory to use (%(default)s)",
@@ -85,7 +102,7 @@ def runtime_config(args: argparse.Namespace) -> RuntimeConfig:
         ValueError: a value is out of range.
     """
     return RuntimeConfig(
-        model=args.model,
+        model=_model(args),
         max_model_len=args.max_model_len,
         max_num_seqs=args.max_num_seqs,
         max_num_batched_tokens=args.max_num_batched_tokens,
@@ -98,6 +115,15 @@ def runtime_config(args: argparse.Namespace) -> RuntimeConfig:
         enable_prefix_caching=args.enable_prefix_caching,
         compilation_cache_dir=os.path.abspath(args.compilation_cache_dir),
     )
+
+
+def _model(args: argparse.Namespace) -> str:
+    flag: str | None = getattr(args, "model_flag", None)  # vLLM's form, of `serve` alone
+    if flag is None:
+        return str(args.model)
+    if args.model not in (flag, demo.NAME):
+        raise ValueError(f"{args.model} and --model {flag}: give the model once")
+    return flag
 
 
 def default_cache_dir() -> str:
@@ -114,6 +140,11 @@ def tokens(text: str) -> int:
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of tokens, such as 8192 or 8K")
     return int(match[1]) * SUFFIXES[match[2]]
+
+
+def context_length(text: str) -> int | None:
+    """A number of tokens; None for vLLM's "auto" and -1: the longest that fits."""
+    return None if text in ("auto", "-1") else tokens(text)
 
 
 def port(text: str) -> int:

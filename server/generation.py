@@ -1,7 +1,6 @@
 """One call's answers, from admission to usage: what completions and chats have in common."""
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -15,10 +14,9 @@ from runtime.text.answer import Answer, Piece
 from server.limits import MAX_CHOICES, PING_SECONDS
 from server.metrics import Metrics
 from server.prompts import check_ids
+from server.request_log import log_finished
 from server.served_model import ServedModel
 from server.token_stream import TokenStream
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -97,15 +95,13 @@ class Generation:
         for answer in self._answers.values():
             if answer.finish_reason is None:
                 self._metrics.finished("abort")
-        reasons = {answer.finish_reason or "abort" for answer in self._answers.values()}
         usage = self.usage()
-        logger.info(
-            "%s: %d prompt tokens, %d output tokens, %.0f ms, %s",
+        log_finished(
             self._call.request_id,
-            usage["prompt_tokens"],
-            usage["completion_tokens"],
-            1000 * (time.monotonic() - self._call.arrival),
-            ", ".join(sorted(reasons)),
+            num_prompt=usage["prompt_tokens"],
+            num_output=usage["completion_tokens"],
+            arrival=self._call.arrival,
+            reasons=(answer.finish_reason or "abort" for answer in self._answers.values()),
         )
 
     def _push(self, outputs: Sequence[TokenOutput]) -> list[Piece]:

@@ -11,6 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from server.access import is_loopback
+from server.api_keys import ApiKeys
 from server.app import ROUTES, make_app
 from server.connections import GUARD
 from server.errors import ShuttingDown
@@ -27,19 +28,20 @@ async def serve(
     listener: socket.socket,
     *,
     host: str,
-    api_keys: tuple[str, ...] = (),
+    api_keys: ApiKeys | None = None,
     drain_seconds: float = DRAIN_SECONDS,
 ) -> int:
     """Serves on a listening socket; the exit code of the process."""
+    api_keys = api_keys or ApiKeys()
     if not api_keys and not is_loopback(host):
         logger.warning(
             "ANYONE who can reach %s can use this server: it is bound beyond this machine and "
-            "has no --api-key",
+            "has no --api-key or --api-key-file",
             host,
         )
     app = make_app(options, api_keys=api_keys, host=host)
     lifecycle = app[LIFECYCLE]
-    signals = Signals()
+    signals = Signals(api_keys)
     runner = web.AppRunner(
         app,
         # a client that leaves ends its handler, and with it its requests
@@ -68,21 +70,37 @@ async def serve(
 
 
 class Signals:
-    """SIGTERM and SIGINT: the first asks for an end, the second for one at once."""
+    """SIGTERM and SIGINT: the first asks for an end, the second for one at once.
 
-    def __init__(self) -> None:
+    SIGHUP: the file of API keys is read again; without one it has no meaning of ours.
+    """
+
+    def __init__(self, keys: ApiKeys) -> None:
         self.first = asyncio.Event()
         self.second = asyncio.Event()
+        self._keys = keys
         self._loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._take)
+        actions = {signal.SIGTERM: self._take, signal.SIGINT: self._take}
+        if keys.has_file:
+            actions[signal.SIGHUP] = self._read_keys
+        for number, action in actions.items():
+            self._loop.add_signal_handler(number, action)
+        self._numbers = tuple(actions)
 
     def close(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in self._numbers:
             self._loop.remove_signal_handler(number)
 
     def _take(self) -> None:
         (self.second if self.first.is_set() else self.first).set()
+
+    def _read_keys(self) -> None:
+        try:
+            self._keys.read()
+        except ValueError as error:
+            logger.error("%s; the keys stay as they were", error)
+        else:
+            logger.info("the API keys were read again: %d", len(self._keys))
 
 
 async def drain(lifecycle: Lifecycle, signals: Signals, seconds: float) -> None:

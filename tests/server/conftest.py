@@ -12,6 +12,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from benchmarks.make_gguf import write_gguf
 from runtime.config import RuntimeConfig
+from server.api_keys import ApiKeys
 from server.app import make_app
 from server.lifecycle import LIFECYCLE
 from server.served_model import ModelOptions
@@ -53,7 +54,7 @@ async def start_server(fake_options: Callable[..., ModelOptions]) -> AsyncIterat
     async def start(
         *flags: object, api_keys: tuple[str, ...] = (), wait: bool = True, **options: Any
     ) -> Client:
-        app = make_app(fake_options(*flags, **options), api_keys=api_keys)
+        app = make_app(fake_options(*flags, **options), api_keys=ApiKeys(api_keys))
         client: Client = TestClient(TestServer(app))  # which cancels handlers, as `serve` does
         await client.start_server()
         clients.append(client)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from server.access import ACCESS, is_loopback, make_access
+from server.api_keys import ApiKeys
 from server.app import OPEN_HANDLERS, ROUTES
 
 KEY = "sk-right"
@@ -94,8 +95,28 @@ async def test_the_cache_is_parted_by_key(start_server: Any, tmp_path: Any) -> N
         headers = {"Authorization": f"Bearer {key}"}
         body = {"prompt": "x", "max_tokens": 1, "cache_salt": "salt"}
         assert (await client.post("/v1/completions", json=body, headers=headers)).status == 200
-    assert "Submit 1 0:salt" in log.read_text()
-    assert "Submit 2 1:salt" in log.read_text()
+    first, second = [line for line in log.read_text().splitlines() if "Submit" in line]
+    assert first.endswith(":salt") and second.endswith(":salt")
+    assert first.removeprefix("Submit 1 ") != second.removeprefix("Submit 2 ")
+
+
+async def test_one_of_several_keys_cannot_take_all_places(
+    start_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.access.MAX_REQUESTS_PER_KEY", 1)
+    client = await start_server("--delay", 0.05, api_keys=("a", "b"))
+
+    async def ask(key: str) -> Any:
+        headers = {"Authorization": f"Bearer {key}"}
+        body = {"prompt": "XYZ", "max_tokens": 5}
+        return await client.post("/v1/completions", json=body, headers=headers)
+
+    responses = await asyncio.gather(ask("a"), ask("a"), ask("b"))
+    assert sorted(response.status for response in responses) == [200, 200, 429]
+    (refused,) = [response for response in responses if response.status == 429]
+    assert (await refused.json())["error"]["code"] == "too_many_requests"
+    assert refused.headers["Retry-After"]
+    assert (await ask("a")).status == 200
 
 
 async def test_a_foreign_host_is_refused_where_there_is_no_key(client: Any) -> None:
@@ -114,14 +135,14 @@ async def test_no_cors_headers(client: Any) -> None:
 
 
 def test_any_host_is_right_beyond_this_machine_or_with_keys() -> None:
-    assert make_access((), "0.0.0.0", frozenset()).own_hosts is None
-    assert make_access(("k",), "127.0.0.1", frozenset()).own_hosts is None
+    assert make_access(ApiKeys(), "0.0.0.0", frozenset()).own_hosts is None
+    assert make_access(ApiKeys(["k"]), "127.0.0.1", frozenset()).own_hosts is None
     assert is_loopback("localhost") and is_loopback("::1") and is_loopback("127.0.0.9")
     assert not is_loopback("0.0.0.0") and not is_loopback("example.org")
 
 
 async def test_keys_are_not_kept(guarded: Any) -> None:
-    assert KEY not in repr(guarded.app[ACCESS])
+    assert KEY not in repr(vars(guarded.app[ACCESS].keys))
 
 
 @pytest.mark.parametrize(

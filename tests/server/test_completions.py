@@ -233,7 +233,7 @@ async def test_too_many_requests_are_refused_before_the_stream_opens(
     monkeypatch.setattr("server.engine_client.MAX_QUEUED", 0)
     client = await start_server("--max-num-seqs", 2)
     response = await client.post(URL, json={"prompt": "XY", "n": 3, "stream": True})
-    assert response.status == 503
+    assert response.status == 429
     assert response.headers["Retry-After"]
     assert (await response.json())["error"]["code"] == "queue_full"
     await ask(client, prompt="XY", n=2)

@@ -9,6 +9,8 @@ import pytest
 
 from models.errors import ModelFileError
 from runtime.messages import Stats
+from server import __main__, request_log
+from server.flags import make_parser
 from server.lifecycle import LIFECYCLE
 from server.model_text import load_text
 from server.throughput_log import log_throughput, throughput_line
@@ -107,6 +109,23 @@ async def test_one_line_for_each_request_and_no_text_of_it(
     (line,) = [line for line in lines if line.startswith("my-id")]
     assert "5 output tokens" in line and line.endswith("length")
     assert "CANARY" not in caplog.text
+
+
+@pytest.mark.parametrize("flag", ["--log-requests", "--disable-log-requests"])
+def test_requests_are_logged_where_the_operator_wants_it(
+    flag: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def serve(_: Any, listener: Any, **__: Any) -> int:
+        listener.close()
+        return int(request_log.logger.isEnabledFor(logging.INFO))
+
+    monkeypatch.setattr("server.serve.serve", serve)
+    monkeypatch.setattr(logging.getLogger(), "level", logging.INFO)
+    args = make_parser().parse_args(["serve", "x.gguf", "--port", "0", flag])
+    try:
+        assert bool(__main__.serve(args)) is (flag == "--log-requests")
+    finally:
+        request_log.logger.setLevel(logging.NOTSET)
 
 
 async def test_a_busy_server_says_how_fast_it_is(

@@ -1,0 +1,116 @@
+"""vLLM's flags that ggjax does not have: those that ask for what is so anyway, and refusals."""
+
+import argparse
+from collections.abc import Sequence
+from types import MappingProxyType
+from typing import Any
+
+EXIT_USAGE = 2
+
+# what vLLM must be asked for and is always so here
+ALWAYS = (
+    "--enable-chunked-prefill",
+    "--enable-prompt-tokens-details",
+    "--enable-request-id-headers",
+    "--enable-server-load-tracking",
+    "--disable-log-requests",
+)
+# flag: (values that mean what is so here, why there is no other)
+ONLY = MappingProxyType(
+    {
+        "--quantization": (("gguf",), "the GGUF file says how its weights are stored"),
+        "--load-format": (("auto", "gguf"), "models are GGUF files"),
+        "--pipeline-parallel-size": (("1",), "use --tensor-parallel-size"),
+        "--data-parallel-size": (("1",), "start one server for each group of GPUs"),
+        "--scheduling-policy": (("fcfs",), "requests are served in the order they come"),
+        "--distributed-executor-backend": (("mp",), "one process drives all GPUs"),
+        "--tokenizer-mode": (("auto",), "the tokenizer is in the GGUF file"),
+        "--config-format": (("auto",), "the configuration is in the GGUF file"),
+        "--generation-config": (("vllm",), "requests bring their parameters"),
+        "--logprobs-mode": (("raw_logprobs",), "log probabilities are of the unscaled logits"),
+    }
+)
+# flag: what to do instead
+INSTEAD = MappingProxyType(
+    {
+        "--tokenizer": "the tokenizer is in the GGUF file: leave this out",
+        "--hf-config-path": "the configuration is in the GGUF file: leave this out",
+        "--hf-overrides": "the configuration is in the GGUF file, which is served as it is",
+        "--override-generation-config": "give these parameters with each request",
+        "--default-chat-template-kwargs": "give chat_template_kwargs with each request",
+        "--revision": "fetch that revision with `hf download`, and give the file's path",
+        "--download-dir": "set HF_HOME, or give the path of a file",
+        "--trust-remote-code": "no code of a model is ever run: leave this out",
+        "--enforce-eager": "every step is a compiled program: leave this out",
+        "--compilation-config": "there is nothing to tune: leave this out",
+        "--no-enable-chunked-prefill": "prompts are always computed in chunks: leave this out",
+        "--kv-cache-memory-bytes": "use --gpu-memory-utilization",
+        "--num-gpu-blocks-override": "use --gpu-memory-utilization",
+        "--swap-space": "nothing is swapped: leave this out",
+        "--cpu-offload-gb": "the weights must fit the GPUs: use a smaller quantisation",
+        "--speculative-config": "speculative decoding is not implemented: leave this out",
+        "--enable-lora": "LoRA adapters are not implemented: serve a merged model",
+        "--max-logprobs": "requests may ask for up to 20: leave this out",
+        "--root-path": "let the proxy take the prefix off the path",
+        "--ssl-keyfile": "put a proxy in front that speaks TLS",
+        "--ssl-certfile": "put a proxy in front that speaks TLS",
+        "--uds": "use --host and --port",
+        "--allowed-origins": "no other origin is let in; put a proxy in front that adds CORS",
+        "--middleware": "put a proxy in front",
+        "--uvicorn-log-level": "there is no uvicorn: leave this out",
+        "--disable-uvicorn-access-log": "there is no access log: leave this out",
+        "--disable-log-stats": "the line of figures comes only while there is work: leave this out",
+        "--max-log-len": "prompts are never logged: leave this out",
+        "--enable-log-outputs": "outputs are never logged: leave this out",
+        "--enable-force-include-usage": "ask for stream_options.include_usage with each request",
+        "--shutdown-timeout": "requests have 30 s to finish: leave this out",
+        "--config": "write the flags themselves",
+        "--ipc": "is a flag of `docker run`, and not needed: no shared memory is used",
+        "--shm-size": "is a flag of `docker run`, and not needed: no shared memory is used",
+        "--gpus": "is a flag of `docker run`: it stands before the image's name",
+    }
+)
+
+
+def add_vllm_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds them, hidden from --help; a refusal ends the process with one line."""
+    for flag in ALWAYS:
+        parser.add_argument(flag, action=_Nothing, nargs=0, help=argparse.SUPPRESS)
+    for flag, (values, reason) in ONLY.items():
+        names = (flag, "-q") if flag == "--quantization" else (flag,)
+        parser.add_argument(*names, action=_Only, const=(values, reason), help=argparse.SUPPRESS)
+    for flag, advice in INSTEAD.items():
+        names = (flag, "-O") if flag == "--compilation-config" else (flag,)
+        parser.add_argument(
+            *names, action=_Instead, nargs="?", const=advice, help=argparse.SUPPRESS
+        )
+
+
+class _Nothing(argparse.Action):
+    def __call__(self, *_: Any) -> None:
+        """What is asked for is so."""
+
+
+class _Only(argparse.Action):
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        known, reason = self.const
+        if values not in known:
+            names = " or ".join(known)
+            parser.exit(EXIT_USAGE, f"ggjax: {option_string} can only be {names}: {reason}\n")
+
+
+class _Instead(argparse.Action):
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        parser.exit(EXIT_USAGE, f"ggjax: {option_string}: {self.const}\n")
