@@ -47,7 +47,11 @@ class _Started:
 
 
 class Engine:
-    """Requests in, tokens out; the order of the four lines of `step` is the whole design."""
+    """Requests in, tokens out; the order of the four lines of `step` is the whole design.
+
+    Attributes:
+        begun: ids of the requests that left the queue for the first time in the last step.
+    """
 
     def __init__(
         self,
@@ -66,12 +70,14 @@ class Engine:
         self.runner = runner
         self.buckets = buckets
         self.shape = shape
+        self.begun: list[int] = []
         self._stop_ids = frozenset(stop_ids)
         self._requests: dict[int, Request] = {}
         self._ended: list[TokenOutput] = []
         self._started: _Started | None = None
         self._totals = _Totals()
         self._last_read = time.monotonic()
+        self._last_bucket = ""
 
     @property
     def has_work(self) -> bool:
@@ -139,6 +145,7 @@ class Engine:
         """
         with jax.no_tracing():
             plan = self.scheduler.schedule()
+            self.begun = []
             started = self._start(plan) if plan is not None else None
             outputs = self._ended + self._read(self._started)
             self._started, self._ended = started, []
@@ -158,6 +165,7 @@ class Engine:
             prefix_hits=scheduler.prefix_hits,
             preemptions=scheduler.num_preemptions,
             compilations=compilations,
+            bucket=self._last_bucket,
             **vars(self._totals),
         )
 
@@ -173,6 +181,11 @@ class Engine:
     def _start(self, plan: StepPlan) -> _Started:
         step = make_step_input(plan, self.buckets, self.shape)
         started = _Started(plan, self.runner.start(step), step.bucket.name)
+        self.begun = [
+            item.request.request_id
+            for item in plan.scheduled
+            if item.admitted and not item.request.num_preemptions
+        ]
         self._totals.prompt_tokens += sum(item.num_tokens for item in plan.chunks)
         self._totals.generation_tokens += len(plan.samples)
         self._totals.steps += 1
@@ -180,6 +193,7 @@ class Engine:
         return started
 
     def _read(self, started: _Started | None) -> list[TokenOutput]:
+        self._last_bucket = "" if started is None else started.bucket
         if started is None:
             self._last_read = time.monotonic()
             return []

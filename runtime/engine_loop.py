@@ -123,7 +123,7 @@ def serve(engine: Engine, channel: Channel, log: CompileLog) -> None:
         outputs = engine.step()
         stats = engine.stats(compilations=log.num_compiled - compiled_at_start)
         # after every step, with tokens or without: who hears nothing knows that we hang
-        channel.send(Outputs(outputs, stats))
+        channel.send(Outputs(outputs, stats, engine.begun))
 
 
 def _take(engine: Engine, channel: Channel, message: ToEngine) -> None:

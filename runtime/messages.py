@@ -89,7 +89,12 @@ class EngineInfo(msgspec.Struct, frozen=True):
 
 
 class Stats(msgspec.Struct, frozen=True):
-    """The engine's gauges and running totals after a step."""
+    """The engine's gauges and running totals after a step.
+
+    Attributes:
+        bucket: name of the bucket of the step whose tokens came last, which `step_seconds` has
+            grown by; empty where none did.
+    """
 
     num_running: int = 0
     num_waiting: int = 0
@@ -103,6 +108,7 @@ class Stats(msgspec.Struct, frozen=True):
     compilations: int = 0
     padding_tokens: int = 0
     step_seconds: float = 0.0
+    bucket: str = ""
 
 
 class Ready(msgspec.Struct, tag=True, frozen=True):
@@ -112,10 +118,11 @@ class Ready(msgspec.Struct, tag=True, frozen=True):
 
 
 class Outputs(msgspec.Struct, tag=True, frozen=True):
-    """All tokens of one step, and the gauges after it."""
+    """All tokens of one step, and the gauges after it; `begun` are requests that left the queue."""
 
     outputs: list[TokenOutput]
     stats: Stats
+    begun: list[int] = []
 
 
 class Refused(msgspec.Struct, tag=True, frozen=True):

@@ -80,7 +80,7 @@ def make_app(
 async def run_model(app: web.Application) -> AsyncIterator[None]:
     """Holds the model open while the application lives."""
     tasks = [
-        asyncio.create_task(hold_model(app[OPTIONS], app[LIFECYCLE])),
+        asyncio.create_task(hold_model(app[OPTIONS], app[LIFECYCLE], app[METRICS])),
         asyncio.create_task(log_throughput(app[LIFECYCLE])),
     ]
     yield
@@ -90,10 +90,10 @@ async def run_model(app: web.Application) -> AsyncIterator[None]:
             await task
 
 
-async def hold_model(options: ModelOptions, lifecycle: Lifecycle) -> None:
+async def hold_model(options: ModelOptions, lifecycle: Lifecycle, metrics: Metrics) -> None:
     """Opens the model and waits; when it cannot be had or dies, the server ends."""
     try:
-        async with open_model(options) as model:
+        async with open_model(options, on_step=metrics.engine.observe_step) as model:
             lifecycle.model = model
             logger.info("ready")
             cause = await model.engine.wait_until_dead()
@@ -115,6 +115,13 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     """Gives every error OpenAI's body; what is a bug of ours is logged and not told."""
     request.app[GUARD].heard(request)
     request_id = take_request_id(request)
+    response = await _answer(request, handler, request_id)
+    if request.match_info.handler not in OPEN_HANDLERS:
+        request.app[METRICS].answered(request.method, _path_of(request), response.status)
+    return response
+
+
+async def _answer(request: web.Request, handler: Handler, request_id: str) -> web.StreamResponse:
     try:
         return await handler(request)
     except ConnectionError:
@@ -127,3 +134,9 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     if request.match_info.handler not in OPEN_HANDLERS:
         request.app[METRICS].rejected(problem.code or "none")
     return problem.response()
+
+
+def _path_of(request: web.Request) -> str:
+    """The path as the table has it; anything else would let clients make metrics up."""
+    resource = request.match_info.route.resource
+    return "none" if resource is None else resource.canonical

@@ -6,6 +6,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 
@@ -63,11 +64,20 @@ class EngineClient:
     """
 
     def __init__(
-        self, command: Sequence[str] = ENGINE_COMMAND, *, step_seconds: float | None = None
+        self,
+        command: Sequence[str] = ENGINE_COMMAND,
+        *,
+        step_seconds: float | None = None,
+        on_step: Callable[[Stats], None] | None = None,
     ) -> None:
-        """`step_seconds`: a working engine that says nothing for so long hangs; None: by device."""
+        """
+        Args:
+            step_seconds: a working engine that says nothing for so long hangs; None: by device.
+            on_step: told of the stats after each step.
+        """
         self.info: EngineInfo | None = None
         self._step_seconds = step_seconds
+        self._on_step = on_step
         self.stats = Stats()
         self._command = command
         self._streams: dict[int, TokenStream] = {}
@@ -223,8 +233,13 @@ class EngineClient:
 
     def _take(self, message: FromEngine) -> None:
         match message:
-            case Outputs(outputs=outputs, stats=stats):
+            case Outputs(outputs=outputs, stats=stats, begun=begun):
                 self.stats = stats
+                if self._on_step is not None:
+                    self._on_step(stats)
+                for request_id in begun:
+                    if request_id in self._streams:
+                        self._streams[request_id].begun[request_id] = time.monotonic()
                 self._deliver(outputs)
             case Refused(request_id=request_id, message=text, param=param, code=code):
                 stream = self._streams.pop(request_id, None)

@@ -12,7 +12,7 @@ from runtime.messages import Submit
 from runtime.request import SamplingParams, TokenOutput, answer_room
 from runtime.text.answer import Answer, Piece
 from server.limits import MAX_CHOICES, PING_SECONDS
-from server.metrics import Metrics
+from server.metrics import FinishedAnswer, Metrics
 from server.prompts import check_ids
 from server.request_log import log_finished
 from server.served_model import ServedModel
@@ -48,6 +48,7 @@ class Generation:
         self._answers = answers
         self._stream = stream
         self._metrics = metrics
+        self._first_token: dict[int, float] = {}
         self._last_token = dict.fromkeys(answers, call.arrival)
 
     @property
@@ -94,7 +95,7 @@ class Generation:
         """Counts what did not finish, and logs the call; no text of it."""
         for answer in self._answers.values():
             if answer.finish_reason is None:
-                self._metrics.finished("abort")
+                self._metrics.aborted()
         usage = self.usage()
         log_finished(
             self._call.request_id,
@@ -113,16 +114,30 @@ class Generation:
         for request_id, lot in lots.items():
             answer = self._answers[request_id]
             self._observe(answer, now - self._last_token[request_id], len(lot))
+            self._first_token.setdefault(request_id, now)
             self._last_token[request_id] = now
             piece = answer.push(lot)
             if answer.stopped_by_text:
                 self._stream.abort(request_id)
             if piece.finish_reason is not None:
-                self._metrics.finished(piece.finish_reason)
-                self._metrics.e2e_request_latency.observe(now - self._call.arrival)
+                self._metrics.finished(self._finished(request_id, piece.finish_reason))
             if not piece.is_empty:
                 pieces.append(piece)
         return pieces
+
+    def _finished(self, request_id: int, reason: str) -> FinishedAnswer:
+        call, answer = self._call, self._answers[request_id]
+        return FinishedAnswer(
+            reason=reason,
+            arrival=call.arrival,
+            begun=self._stream.begun.get(request_id),
+            first_token=self._first_token[request_id],
+            last_token=self._last_token[request_id],
+            num_prompt=len(call.prompts[answer.index // call.params.n]),
+            num_output=answer.num_tokens,
+            max_tokens=call.params.max_tokens,
+            n=call.params.n,
+        )
 
     def _observe(self, answer: Answer, seconds: float, num_tokens: int) -> None:
         if answer.num_tokens == 0:

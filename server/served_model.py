@@ -12,7 +12,7 @@ from pathlib import Path
 from models import demo
 from models.gguf_file import SHARD_NAME
 from runtime.config import RuntimeConfig
-from runtime.messages import EngineInfo
+from runtime.messages import EngineInfo, Stats
 from runtime.seeds import seed_source
 from server.engine_client import ENGINE_COMMAND, EngineClient
 from server.hub import resolve_model
@@ -66,8 +66,12 @@ class ServedModel:
 
 
 @asynccontextmanager
-async def open_model(options: ModelOptions) -> AsyncIterator[ServedModel]:
+async def open_model(
+    options: ModelOptions, *, on_step: Callable[[Stats], None] | None = None
+) -> AsyncIterator[ServedModel]:
     """Finds the file, reads its text side, starts the engine; ends both on the way out.
+
+    `on_step` is told of the engine's stats after each step.
 
     Raises:
         ModelNotFound: there is no such model.
@@ -80,7 +84,7 @@ async def open_model(options: ModelOptions) -> AsyncIterator[ServedModel]:
     path = await in_thread(lambda: resolve_model(typed, token=options.hf_token))
     config = replace(options.config, model=str(path.absolute()))
     text = await in_thread(lambda: load_text(path, options.chat_template))
-    engine = EngineClient(options.engine_command)
+    engine = EngineClient(options.engine_command, on_step=on_step)
     try:
         with ProgressLog() as progress:
             info = await engine.start(config, text.tokenizer.stop_ids, progress.report)

@@ -14,6 +14,7 @@ class TokenStream:
 
     Attributes:
         unfinished: ids of the requests from which more will come.
+        begun: when a request left the engine's queue, by `time.monotonic`.
     """
 
     def __init__(
@@ -24,6 +25,7 @@ class TokenStream:
         max_pending: int,
     ) -> None:
         self.unfinished = set(request_ids)
+        self.begun: dict[int, float] = {}
         self._abort = abort
         self._max_pending = max_pending
         self._pending: list[TokenOutput] = []

@@ -65,6 +65,7 @@ class FakeEngine:
         self.inbox: queue.Queue = queue.Queue()
         self.requests: dict[int, tuple[Submit, int]] = {}
         self.steps = self.prompt_tokens = self.generated = 0
+        self.begun: list[int] = []
 
     def run(self) -> int:
         threading.Thread(target=self.read, daemon=True).start()
@@ -116,6 +117,7 @@ class FakeEngine:
                 self.send(Refused(message.request_id, self.args.refuse, "prompt", "invalid_value"))
             else:
                 self.requests[message.request_id] = (message, 0)
+                self.begun.append(message.request_id)
                 self.prompt_tokens += len(message.prompt_ids)
         if isinstance(message, AskSnapshot):
             self.send(self.snapshot())
@@ -142,7 +144,8 @@ class FakeEngine:
             if outputs[-1].finish_reason:
                 del self.requests[request_id]
         self.generated += len(outputs)
-        self.send(Outputs(outputs, self.stats()))
+        begun, self.begun = self.begun, []
+        self.send(Outputs(outputs, self.stats(), begun))
 
     def token(self, submit: Submit, done: int) -> TokenOutput:
         params, prompt = submit.params, submit.prompt_ids
@@ -185,6 +188,8 @@ class FakeEngine:
             prompt_tokens=self.prompt_tokens,
             generation_tokens=self.generated,
             steps=self.steps,
+            step_seconds=0.002 * self.steps,
+            bucket="decode_8",
             prefix_queries=self.prompt_tokens,
             prefix_hits=self.prompt_tokens // 2,
         )

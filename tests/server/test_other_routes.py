@@ -72,31 +72,6 @@ async def test_bad_bodies(client: Any, url: str, body: dict[str, Any], param: st
     assert (await response.json())["error"]["param"] == param
 
 
-async def test_metrics_have_vllms_names(client: Any) -> None:
-    await client.post("/v1/completions", json={"prompt": "XYZ", "max_tokens": 5})
-    await client.post("/v1/completions", json={"prompt": ""})
-    text = await (await client.get("/metrics")).text()
-    for line in (
-        'vllm:num_requests_running{model_name="tiny"} 0.0',
-        'vllm:num_requests_waiting{model_name="tiny"} 0.0',
-        'vllm:kv_cache_usage_perc{model_name="tiny"} 0.0',
-        'vllm:prompt_tokens_total{model_name="tiny"} 3.0',
-        'vllm:generation_tokens_total{model_name="tiny"} 5.0',
-        'vllm:prefix_cache_queries_total{model_name="tiny"} 3.0',
-        'vllm:prefix_cache_hits_total{model_name="tiny"} 1.0',
-        'vllm:num_preemptions_total{model_name="tiny"} 0.0',
-        'vllm:time_to_first_token_seconds_count{model_name="tiny"} 1.0',
-        'vllm:e2e_request_latency_seconds_count{model_name="tiny"} 1.0',
-        'vllm:request_success_total{finished_reason="length",model_name="tiny"} 1.0',
-        'ggjax:compilations_total{model_name="tiny"} 0.0',
-        'ggjax:padding_tokens_total{model_name="tiny"} 0.0',
-        'ggjax:step_seconds_total{model_name="tiny"} 0.0',
-        'ggjax:rejected_requests_total{code="invalid_value",model_name="tiny"} 1.0',
-    ):
-        assert line in text, line
-    assert "vllm:inter_token_latency_seconds_bucket" in text
-
-
 async def test_one_line_for_each_request_and_no_text_of_it(
     start_server: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
