@@ -17,6 +17,7 @@ from server.connections import GUARD, ConnectionGuard
 from server.engine_client import EXIT_ENGINE, EXIT_USAGE, EngineNotStarted
 from server.errors import internal_problem, problem_of
 from server.hub import ModelNotFound
+from server.infill import infill
 from server.lifecycle import LIFECYCLE, Lifecycle
 from server.limits import MAX_BODY_BYTES
 from server.live_feed import LiveFeed
@@ -43,6 +44,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/v1/models/{id:.+}", show_model),
     ("POST", "/v1/completions", completions),
     ("POST", "/v1/chat/completions", chat_completions),
+    ("POST", "/infill", infill),
     ("POST", "/tokenize", tokenize),
     ("POST", "/detokenize", detokenize),
     ("POST", "/v1/chat/completions/render", render_chat),

@@ -5,6 +5,7 @@ MAX_JSON_DEPTH = 64
 MAX_MESSAGES = 2048
 MAX_CHOICES = 256  # prompts times n of one call
 MAX_QUEUED = 1024  # requests beyond those that the engine runs at once
+MAX_EXTRA_FILES = 256  # of one /infill
 MAX_REQUESTS_PER_KEY = 512  # at once, where there are several keys
 MAX_CACHE_SALT = 128  # characters
 MAX_PENDING = 8192  # tokens waiting for one slow reader

@@ -38,7 +38,7 @@ def fake_options(tiny_gguf: Path) -> Callable[..., ModelOptions]:
             f"runpy.run_path({str(FAKE_ENGINE)!r}, run_name='__main__')"
         )
         return ModelOptions(
-            config=RuntimeConfig(model=str(tiny_gguf), **config),
+            config=RuntimeConfig(**{"model": str(tiny_gguf)} | config),
             names=names,
             engine_command=(sys.executable, "-c", code, *map(str, flags)),
         )
