@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import cached_property
 
 from models.kv_cache import BLOCK_Q
@@ -24,16 +25,36 @@ class Bucket:
         return f"prefill_{self.num_tokens}" if self.num_blocks else f"decode_{self.num_tokens}"
 
 
-@dataclass(frozen=True)
-class SampleBucket:
-    """One shape of the sample program; `greedy` for rows that need the best token and no more.
+class SampleMode(IntEnum):
+    """What a sample program can do; each does all that those before it do.
 
     The host chooses: a conditional on the device would have it wait for the predicate, and so for
     the step.
     """
 
+    GREEDY = 0
+    CANDIDATES = 1  # draws under 1 <= top_k <= 64: nothing is random but 64 numbers a row
+    UNLIMITED = 2  # draws from the whole vocabulary: a random number a token
+    LIMITED = 3  # any top_k, top_p and min_p
+    FULL = 4  # penalties, biases, masks, log-probabilities, given tokens
+
+    @property
+    def label(self) -> str:
+        """As it appears in the names of programs."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True)
+class SampleBucket:
+    """One shape of the sample program."""
+
     num_rows: int
-    greedy: bool
+    mode: SampleMode
+
+    @property
+    def name(self) -> str:
+        """As it appears in logs and profiles."""
+        return f"sample_{self.mode.label}_{self.num_rows}"
 
 
 @dataclass(frozen=True)
@@ -68,12 +89,12 @@ class Buckets:
     @cached_property
     def rows(self) -> list[int]:
         """Numbers of rows: of a step without blocks, and of what is sampled."""
-        return _doubling(self.min_rows, self.num_slots)
+        return _growing(self.min_rows, self.num_slots, 2)
 
     @cached_property
     def blocks(self) -> list[int]:
         """Numbers of query blocks."""
-        return _doubling(1, self.max_tokens // BLOCK_Q)
+        return _growing(1, self.max_tokens // BLOCK_Q, 2)
 
     @property
     def all(self) -> list[Bucket]:
@@ -85,7 +106,9 @@ class Buckets:
     @property
     def samples(self) -> list[SampleBucket]:
         """Every sample program."""
-        return [SampleBucket(rows, greedy) for rows in self.rows for greedy in (True, False)]
+        return [
+            SampleBucket(rows, mode) for mode in SampleMode for rows in self._sampled_rows(mode)
+        ]
 
     def for_step(self, num_rows: int, num_chunk_blocks: int) -> Bucket:
         """The smallest shape that holds a step."""
@@ -94,17 +117,25 @@ class Buckets:
         blocks = _at_least(self.blocks, -(-num_rows // BLOCK_Q) + num_chunk_blocks)
         return Bucket(blocks * BLOCK_Q, blocks)
 
-    def for_samples(self, num_samples: int) -> int:
-        """The smallest number of rows that holds so many samples."""
-        return _at_least(self.rows, num_samples)
+    def for_samples(self, num_samples: int, mode: SampleMode) -> SampleBucket:
+        """The smallest shape that holds so many samples."""
+        return SampleBucket(_at_least(self._sampled_rows(mode), num_samples), mode)
+
+    def _sampled_rows(self, mode: SampleMode) -> list[int]:
+        # five modes of eight sizes would be too many programs, and a few rows more cost little
+        return self.rows if mode is SampleMode.GREEDY else self._coarse_rows
+
+    @cached_property
+    def _coarse_rows(self) -> list[int]:
+        return _growing(self.min_rows, self.num_slots, 4)
 
 
-def _doubling(first: int, last: int) -> list[int]:
+def _growing(first: int, last: int, factor: int) -> list[int]:
     sizes = []
     size = first
     while size < last:
         sizes.append(size)
-        size *= 2
+        size *= factor
     return [*sizes, last]
 
 

@@ -14,7 +14,7 @@ from models.kv_cache import BLOCK_Q, KVCache, cache_shape
 from models.mesh import CACHE_AXES, sharding
 from models.operations import Operations
 from models.qwen2 import Qwen2
-from runtime.buckets import Buckets, SampleBucket
+from runtime.buckets import Buckets
 from runtime.compile_log import CompileLog
 from runtime.programs import compile_programs, take_apart
 from runtime.request import MAX_LOGPROBS
@@ -74,9 +74,9 @@ class ModelRunner:
         self._cache, self._state, hidden = self.programs.forward[step.bucket](
             self.decoder.leaves, self._cache, self._state, step.forward
         )
-        if not step.num_rows:
+        if step.sampler is None:
             return PendingStep(None)
-        self._state, result = self.programs.sample[SampleBucket(step.num_rows, step.greedy)](
+        self._state, result = self.programs.sample[step.sampler](
             self.head.leaves, self._state, hidden, step.sample
         )
         result.copy_to_host_async()

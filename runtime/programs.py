@@ -30,7 +30,7 @@ type SetExtras = Callable[[SlotState, Any], SlotState]
 
 @dataclass(frozen=True)
 class Programs:
-    """The compiled step: one forward a bucket, two samples a number of rows, and one for extras.
+    """The compiled step: forward and sample by their shapes, and one for extras.
 
     `seconds` and `num_cached` tell how long it took and how many came from the persistent cache.
     """
@@ -171,11 +171,11 @@ class _Jits:
         ) -> tuple[SlotState, Array]:
             rows = packing.unpack(vector)["rows"]
             head = self._head.rebuild(leaves)
-            return sample(head, state, hidden, rows, gather=gather, greedy=bucket.greedy)
+            return sample(head, state, hidden, rows, gather=gather, mode=bucket.mode)
 
         return self._jit(
             run,
-            f"sample_{bucket.num_rows}{'_greedy' if bucket.greedy else ''}",
+            bucket.name,
             (self._head.specs, PartitionSpec(), PartitionSpec(), PartitionSpec()),
             (PartitionSpec(), PartitionSpec()),
             donate=(1,),

@@ -10,11 +10,12 @@ from jaxtyping import Array
 from models.kv_cache import KVCache, ModelInput, make_paged_attention
 from models.operations import Operations
 from models.qwen2 import AllReduce, Decoder, Head
+from runtime.buckets import SampleMode
 from runtime.packing import from_bits, to_bits
 from runtime.request import MAX_LOGPROBS
 from runtime.sampling import adjust, choose
 from runtime.slots import SlotState
-from runtime.step_input import BAN_STOPS, WANTS_LOGPROBS
+from runtime.step_input import BAN_STOPS
 
 RESULT_COLUMNS = 3 + 2 * MAX_LOGPROBS  # token, finite, logprob, best ids, their logprobs
 
@@ -81,7 +82,7 @@ def sample(
     rows: Array,
     *,
     gather: AllReduce,
-    greedy: bool = False,
+    mode: SampleMode,
 ) -> tuple[SlotState, Array]:
     """Chooses a token for each of the first rows of `hidden`.
 
@@ -89,7 +90,7 @@ def sample(
         hidden: [S, D], from `forward`.
         rows: [R, 3], R <= S: `runtime.step_input.sample_packing`.
         gather: puts the parts of the vocabulary together: [R, V / devices] -> [R, V].
-        greedy: all rows are at temperature 0, without extras or log-probabilities.
+        mode: enough for all rows.
 
     Returns:
         the state, and int32 [R, RESULT_COLUMNS], floats as bits.
@@ -97,44 +98,27 @@ def sample(
     slot, position, bits = rows.T
     logits = gather(head(hidden[: rows.shape[0]]))
     with jax.named_scope("sampling"):
-        if greedy:
-            token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-            report = _no_logprobs(logits)
-        else:
-            state, token, report = _sample_any(state, logits, slot, position, bits)
+        own = jax.tree.map(lambda x: x.at[slot].get(mode="fill", fill_value=0), _small(state))
+        full = mode is SampleMode.FULL
+        adjusted = _with_extras(logits, state, slot, own["has_extras"], bits) if full else logits
+        temperature, top_p, min_p = own["sampling"].T
+        token = choose(
+            adjusted,
+            mode=mode,
+            temperature=temperature,
+            top_k=own["top_k"],
+            top_p=top_p,
+            min_p=min_p,
+            keys=_keys(own["seeds"], position),
+        )
+        report = _logprobs(logits, token) if full else _no_logprobs(logits)
+        if full:
+            counted = jnp.where(own["has_extras"], slot, state.counts.shape[0])
+            state = replace(state, counts=state.counts.at[counted, token].add(2, mode="drop"))
         finite = jnp.isfinite(logits.max(axis=-1)).astype(jnp.int32)  # a NaN wins every maximum
         last_token = state.last_token.at[slot].set(token, mode="drop")
         result = jnp.concatenate([token[:, None], finite[:, None], report], axis=1)
         return replace(state, last_token=last_token), result
-
-
-def _sample_any(
-    state: SlotState, logits: Array, slot: Array, position: Array, bits: Array
-) -> tuple[SlotState, Array, Array]:
-    """The state with the new counts, the tokens, and the log-probabilities that rows want."""
-    own = jax.tree.map(lambda x: x.at[slot].get(mode="fill", fill_value=0), _small(state))
-    adjusted = lax.cond(
-        jnp.any(own["has_extras"]),
-        lambda: _with_extras(logits, state, slot, own["has_extras"], bits),
-        lambda: logits,
-    )
-    temperature, top_p, min_p = own["sampling"].T
-    token = choose(
-        adjusted,
-        temperature=temperature,
-        top_k=own["top_k"],
-        top_p=top_p,
-        min_p=min_p,
-        keys=_keys(own["seeds"], position),
-    )
-    report = lax.cond(
-        jnp.any((bits & WANTS_LOGPROBS) != 0),
-        lambda: _logprobs(logits, token),
-        lambda: _no_logprobs(logits),
-    )
-    counted = jnp.where(own["has_extras"], slot, state.counts.shape[0])
-    counts = state.counts.at[counted, token].add(2, mode="drop")
-    return replace(state, counts=counts), token, report
 
 
 def _small(state: SlotState) -> dict[str, Array]:

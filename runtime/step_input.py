@@ -5,18 +5,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from models.kv_cache import BLOCK_Q
-from runtime.buckets import Bucket, Buckets
+from runtime.buckets import Bucket, Buckets, SampleBucket, SampleMode
 from runtime.packing import Packing, float_bits
 from runtime.request import MAX_LOGIT_BIAS, Request
+from runtime.sampling import NUM_CANDIDATES
 from runtime.slots import MAX_BANNED
 from runtime.step_plan import Scheduled, StepPlan
 
 # columns of `admitted`
 ADMITTED_COLUMNS = 9  # slot, seed (high, low), choice, top_k, temperature, top_p, min_p, has_extras
 
-# bits of the last column of a sampled row
+# bit of the last column of a sampled row
 BAN_STOPS = 1
-WANTS_LOGPROBS = 2
 
 
 @dataclass(frozen=True)
@@ -26,17 +26,15 @@ class StepInput:
     Attributes:
         bucket: which forward program.
         forward: int32 vector, `forward_packing(bucket, …)`.
-        num_rows: of the sample program; 0 if nothing is sampled.
-        greedy: every sampled row wants its best token, and nothing else.
-        sample: int32 vector, `sample_packing(num_rows)`.
+        sampler: which sample program; None if nothing is sampled.
+        sample: int32 vector, `sample_packing(sampler.num_rows)`.
         extras: one vector, `extras_packing(…)`, for each admitted request that needs it.
         num_padding: tokens that are computed for nothing.
     """
 
     bucket: Bucket
     forward: np.ndarray
-    num_rows: int
-    greedy: bool
+    sampler: SampleBucket | None
     sample: np.ndarray
     extras: tuple[np.ndarray, ...]
     num_padding: int
@@ -100,10 +98,17 @@ def needs_extras(request: Request) -> bool:
     return params.has_penalties or bool(params.logit_bias) or params.min_tokens > 0
 
 
-def is_greedy(request: Request) -> bool:
-    """Whether the best token is all that the request asks for."""
+def sample_mode(request: Request) -> SampleMode:
+    """The least that can choose the request's tokens."""
     params = request.params
-    return params.temperature == 0 and params.logprobs is None and not needs_extras(request)
+    if params.logprobs is not None or needs_extras(request):
+        return SampleMode.FULL
+    if params.temperature == 0:
+        return SampleMode.GREEDY
+    if 1 <= params.top_k <= NUM_CANDIDATES:
+        return SampleMode.CANDIDATES
+    unlimited = params.top_k <= 0 and params.top_p == 1 and params.min_p == 0
+    return SampleMode.UNLIMITED if unlimited else SampleMode.LIMITED
 
 
 def make_step_input(plan: StepPlan, buckets: Buckets, shape: StepShape) -> StepInput:
@@ -112,13 +117,15 @@ def make_step_input(plan: StepPlan, buckets: Buckets, shape: StepShape) -> StepI
     bucket = buckets.for_step(len(plan.rows), num_blocks)
     forward = _forward_vector(plan, bucket, shape)
     samples = plan.samples
-    num_rows = buckets.for_samples(len(samples)) if samples else 0
+    sampler = None
+    if samples:
+        mode = max(sample_mode(item.request) for item in samples)
+        sampler = buckets.for_samples(len(samples), mode)
     return StepInput(
         bucket=bucket,
         forward=forward,
-        num_rows=num_rows,
-        greedy=all(is_greedy(item.request) for item in samples),
-        sample=_sample_vector(samples, num_rows, shape),
+        sampler=sampler,
+        sample=_sample_vector(samples, sampler.num_rows if sampler else 0, shape),
         extras=tuple(
             _extras_vector(item, shape)
             for item in plan.scheduled
@@ -192,8 +199,7 @@ def _sample_vector(samples: list[Scheduled], num_rows: int, shape: StepShape) ->
         params = item.request.params
         position = item.start + item.num_tokens  # of the token that is chosen
         answered = position - len(item.request.prompt_ids)
-        ban = BAN_STOPS * (answered < params.min_tokens)
-        row[:] = item.slot, position, ban | WANTS_LOGPROBS * (params.logprobs is not None)
+        row[:] = item.slot, position, BAN_STOPS * (answered < params.min_tokens)
     return rows.reshape(-1)
 
 

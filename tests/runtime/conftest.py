@@ -117,7 +117,9 @@ class NumpyDevice:
         computed = inputs["positions"] >= 0
         assert computed.size - computed.sum() == step.num_padding
         self._write(tokens, inputs, computed)
-        rows = sample_packing(step.num_rows).views(step.sample)["rows"] if step.num_rows else ()
+        rows = ()
+        if step.sampler is not None:
+            rows = sample_packing(step.sampler.num_rows).views(step.sample)["rows"]
         return [self._sample(i, row, inputs) for i, row in enumerate(rows)]
 
     def _set_extras(self, inputs: dict[str, np.ndarray]) -> None:

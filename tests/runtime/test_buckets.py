@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.buckets import Bucket, Buckets
+from runtime.buckets import Bucket, Buckets, SampleMode
 
 
 def test_shapes_double_up_to_the_largest_that_can_occur():
@@ -55,7 +55,18 @@ def test_every_step_fits_the_smallest_shape_that_holds_it(num_slots, num_blocks,
     assert not any(holds(one) for one in buckets.all if one < bucket and one.num_blocks > 0)
     assert bucket.num_blocks * 64 in (0, bucket.num_tokens)
     samples = data.draw(st.integers(1, num_slots))
-    assert buckets.for_samples(samples) == min(n for n in buckets.rows if n >= samples)
+    for mode in SampleMode:
+        chosen = buckets.for_samples(samples, mode)
+        assert chosen in buckets.samples
+        fitting = [b for b in buckets.samples if b.mode is mode and b.num_rows >= samples]
+        assert chosen == min(fitting, key=lambda b: b.num_rows)
+
+
+def test_only_the_greedy_sampler_has_a_program_for_each_number_of_rows():
+    buckets = Buckets(num_slots=128, max_tokens=2_048, min_rows=1)
+    rows = {mode: [b.num_rows for b in buckets.samples if b.mode is mode] for mode in SampleMode}
+    assert rows.pop(SampleMode.GREEDY) == buckets.rows
+    assert all(sizes == [1, 4, 16, 64, 128] for sizes in rows.values())
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,20 @@ import pytest
 
 from models.qwen2 import Head, RMSNorm
 from models.weights import Dense
+from runtime.buckets import SampleMode
 from runtime.packing import float_bits
 from runtime.request import MAX_LOGIT_BIAS, MAX_LOGPROBS
 from runtime.sampling import adjust, choose
 from runtime.slots import MAX_BANNED, empty_slots
 from runtime.step import sample
-from runtime.step_input import BAN_STOPS, WANTS_LOGPROBS
+from runtime.step_input import BAN_STOPS
+from runtime.thresholds import highest_threshold, kept
 
 NUM_DRAWS = 1_500
 
-jitted = jax.jit(choose)
+jitted = jax.jit(choose, static_argnames="mode")
+jitted_kept = jax.jit(kept, static_argnames="bits")
+jitted_threshold = jax.jit(highest_threshold, static_argnames="bits")
 
 
 def keys_of(*numbers: int) -> jax.Array:
@@ -31,6 +35,7 @@ def draw(logits: np.ndarray, *, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, 
     return np.asarray(
         jitted(
             jnp.asarray(logits, jnp.float32),
+            mode=SampleMode.LIMITED,
             temperature=jnp.full(rows, temperature, jnp.float32),
             top_k=jnp.full(rows, top_k, jnp.int32),
             top_p=jnp.full(rows, top_p, jnp.float32),
@@ -161,6 +166,7 @@ def test_rows_do_not_know_each_other(vocab):
         return np.asarray(
             jitted(
                 jnp.array([logits for logits, _, _ in chosen]),
+                mode=SampleMode.LIMITED,
                 temperature=jnp.array([x["temperature"] for _, x, _ in chosen], jnp.float32),
                 top_k=jnp.array([x["top_k"] for _, x, _ in chosen], jnp.int32),
                 top_p=jnp.array([x["top_p"] for _, x, _ in chosen], jnp.float32),
@@ -172,6 +178,65 @@ def test_rows_do_not_know_each_other(vocab):
     together = run(rows)
     assert [int(run([row])[0]) for row in rows] == together.tolist()
     assert run(rows[::-1]).tolist() == together[::-1].tolist()
+
+
+@pytest.mark.parametrize("mode", [SampleMode.CANDIDATES, SampleMode.UNLIMITED])
+def test_a_row_draws_the_same_in_every_mode_that_is_enough(mode):
+    limits = [{"temperature": 0.0}, {"top_k": 1}, {"top_k": 40, "top_p": 0.6, "min_p": 0.05}]
+    if mode is SampleMode.UNLIMITED:
+        limits.append({})
+    rng = np.random.default_rng(4)
+    asked = {"temperature": 0.8, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+    rows = [asked | limits[i % len(limits)] for i in range(60)]
+    arguments = {
+        "temperature": jnp.array([row["temperature"] for row in rows], jnp.float32),
+        "top_k": jnp.array([row["top_k"] for row in rows], jnp.int32),
+        "top_p": jnp.array([row["top_p"] for row in rows], jnp.float32),
+        "min_p": jnp.array([row["min_p"] for row in rows], jnp.float32),
+        "keys": keys_of(*range(60)),
+    }
+    logits = jnp.asarray(rng.normal(0, 2, (60, 500)), jnp.float32)
+    least, most = (
+        np.asarray(jitted(logits, mode=one, **arguments)).tolist()
+        for one in (mode, SampleMode.LIMITED)
+    )
+    assert least == most
+    assert len(set(least)) > 10
+
+
+@pytest.mark.parametrize("bits", [1, 4])
+def test_the_highest_threshold_is_that_of_a_sorted_row(bits):
+    rng = np.random.default_rng(6)
+    order = rng.integers(0, 2**32, (3, 200), dtype=np.uint32)
+    order[0, :5] = [0, 0, 2**31 - 1, 2**31, 2**32 - 1]
+    weights = rng.integers(0, 4, (3, 200)).astype(np.float32)
+    for wanted in (1.0, 37.0, float(weights.sum(axis=1).min()), 10_000.0):
+        found = jitted_threshold(
+            jnp.asarray(order), jnp.asarray(weights), jnp.full(3, wanted), bits=bits
+        )
+        for row in range(3):
+            by_rank = np.argsort(-order[row].astype(np.int64))
+            reached = np.cumsum(weights[row][by_rank]) >= wanted
+            best = order[row][by_rank[reached.argmax()]] if reached.any() else 0
+            assert int(found[row]) == best
+
+
+@pytest.mark.parametrize("bits", [1, 4])
+@pytest.mark.parametrize("limits", [x for x in LIMITS if "temperature" not in x], ids=str)
+def test_what_is_kept_is_what_sorting_keeps(limits, bits):
+    logits = np.stack([scores(3_000, spread) for spread in (0.1, 1.0, 4.0)])
+    full = {"top_k": 0, "top_p": 1.0, "min_p": 0.0} | limits
+    mask = jitted_kept(
+        jnp.asarray(logits),
+        jnp.full(3, full["top_k"], jnp.int32),
+        jnp.full(3, full["top_p"], jnp.float32),
+        jnp.full(3, full["min_p"], jnp.float32),
+        bits=bits,
+    )
+    for row, own in zip(np.asarray(mask), logits, strict=True):
+        probs = kept_probabilities(own, **limits)
+        nearly = kept_probabilities(own, **{**limits, **_wider(limits)})
+        assert not (row & (nearly == 0)).any() and row[probs > 0].all()
 
 
 def adjusted_by_hand(logits, prompt, output, penalties, bias, banned):
@@ -251,7 +316,7 @@ def slots(**changes):
 
 @jax.jit
 def sample_once(state, hidden, rows):
-    return sample(head(), state, hidden, rows, gather=lambda x: x)
+    return sample(head(), state, hidden, rows, gather=lambda x: x, mode=SampleMode.FULL)
 
 
 def run_sample(state, hidden, rows):
@@ -263,7 +328,7 @@ def run_sample(state, hidden, rows):
 
 
 HIDDEN = np.random.default_rng(2).normal(0, 1, (SLOTS, WIDTH)).astype(np.float32)
-ROWS = np.array([[2, 5, WANTS_LOGPROBS], [0, 9, WANTS_LOGPROBS], [3, 1, 0], [SLOTS, 0, 0]])
+ROWS = np.array([[2, 5, 0], [0, 9, 0], [3, 1, 0], [SLOTS, 0, 0]])
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
@@ -299,7 +364,7 @@ def test_a_token_depends_on_seed_choice_and_position_only():
     moved = slots()
     order = jnp.array([2, 1, 0, 3])
     moved = replace(moved, seeds=moved.seeds[order])
-    rows = np.array([[2, 9, WANTS_LOGPROBS], [0, 5, WANTS_LOGPROBS]])
+    rows = np.array([[2, 9, 0], [0, 5, 0]])
     _, again = run_sample(moved, HIDDEN[[1, 0, 2, 3]], rows)
     assert np.array_equal(again[:2], result[[1, 0]])
 

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from runtime.buckets import Bucket, Buckets
+from runtime.buckets import Bucket, Buckets, SampleBucket, SampleMode
 from runtime.step_input import (
     BAN_STOPS,
-    WANTS_LOGPROBS,
     StepShape,
     extras_packing,
     forward_packing,
     make_step_input,
     needs_extras,
+    sample_mode,
     sample_packing,
 )
 from runtime.step_plan import Scheduled, StepPlan
@@ -29,8 +29,9 @@ def inputs_of(rows=(), chunks=(), page_updates=()):
         StepPlan(tuple(rows), tuple(chunks), tuple(page_updates)), BUCKETS, SHAPE
     )
     into = forward_packing(step.bucket, SHAPE).views(step.forward)
-    sampled = sample_packing(step.num_rows).views(step.sample)["rows"].tolist()
-    return step, into, sampled
+    sampled = sample_packing(step.sampler.num_rows if step.sampler else 0).views(step.sample)
+    used = [row for row in sampled["rows"].tolist() if row[0] < SHAPE.num_slots]
+    return step, into, used
 
 
 def running(make_request, prompt, output=(), in_flight=0, **changes):
@@ -94,7 +95,7 @@ def test_chunks_of_several_requests_share_no_block(make_request):
 def test_a_chunk_that_samples_nothing_has_no_row(make_request):
     chunk = scheduled(running(make_request, range(1, 90)), 1, 0, 64, samples=False)
     step, _, sampled = inputs_of([], [chunk])
-    assert (step.num_rows, sampled) == (0, [])
+    assert (step.sampler, sampled) == (None, [])
     assert step.sample.size == 0
 
 
@@ -189,13 +190,38 @@ def test_extras_hold_penalties_bias_bans_and_tokens(make_request):
 
 @pytest.mark.parametrize(("num_output", "banned"), [(0, True), (1, True), (2, False), (3, False)])
 def test_stop_tokens_are_banned_before_min_tokens(make_request, num_output, banned):
-    request = running(make_request, [1, 2], [7] * num_output, min_tokens=2, logprobs=0)
+    request = running(make_request, [1, 2], [7] * num_output, min_tokens=2)
     _, _, sampled = inputs_of([], [scheduled(request, 1, 0, 2 + num_output)])
-    assert sampled == [[1, 2 + num_output, WANTS_LOGPROBS + BAN_STOPS * banned]]
+    assert sampled == [[1, 2 + num_output, BAN_STOPS * banned]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "mode"),
+    [
+        ({"temperature": 0.0, "top_p": 0.5, "top_k": 7}, SampleMode.GREEDY),
+        ({"top_k": 1}, SampleMode.CANDIDATES),
+        ({"top_k": 64, "top_p": 0.5, "min_p": 0.1}, SampleMode.CANDIDATES),
+        ({}, SampleMode.UNLIMITED),
+        ({"top_k": -1, "temperature": 3.0}, SampleMode.UNLIMITED),
+        ({"top_k": 65}, SampleMode.LIMITED),
+        ({"top_p": 0.9}, SampleMode.LIMITED),
+        ({"min_p": 0.1}, SampleMode.LIMITED),
+        ({"temperature": 0.0, "logprobs": 0}, SampleMode.FULL),
+        ({"temperature": 0.0, "min_tokens": 1}, SampleMode.FULL),
+        ({"top_k": 5, "logit_bias": {3: 1.0}}, SampleMode.FULL),
+    ],
+)
+def test_the_least_program_that_is_enough_is_taken(make_request, changes, mode):
+    request = running(make_request, [1], **changes)
+    assert sample_mode(request) is mode
+    best = scheduled(running(make_request, [1], [2], 1, temperature=0.0), 1, 2, 1)
+    step, _, _ = inputs_of([scheduled(request, 0, 0, 1), best])
+    assert step.sampler.mode is mode
 
 
 def test_sampled_rows_are_padded_with_no_slot(make_request):
     rows = [scheduled(running(make_request, [1], [2], 1), slot, 2, 1) for slot in range(3)]
     step, _, sampled = inputs_of(rows)
-    assert step.num_rows == 4
-    assert sampled[3][0] == SHAPE.num_slots
+    assert step.sampler == SampleBucket(4, SampleMode.UNLIMITED)
+    rows = sample_packing(4).views(step.sample)["rows"]
+    assert rows[3, 0] == SHAPE.num_slots and len(sampled) == 3
