@@ -67,12 +67,11 @@ def spread(values: Array, shape: tuple[int, ...]) -> Array:
     return lax.broadcast_in_dim(values, shape, [0])
 
 
-def product(multiply: Callable[[Any], Array], shape: tuple[int, ...]) -> Array:
-    """A matrix product into a fresh accumulator, read when it is complete."""
+def product(multiply: Callable[..., Any], *shapes: tuple[int, ...]) -> Any:
+    """Matrix products into fresh accumulators of these shapes, read when they are complete."""
     # without the barrier the compiler may move arithmetic above the wait for the product
-    accumulator = plgpu.ACC(shape, jnp.float32)  # type: ignore[attr-defined,arg-type]
-    result: Array = lax.optimization_barrier(pl.run_scoped(multiply, accumulator))
-    return result
+    accumulators = [plgpu.ACC(shape, jnp.float32) for shape in shapes]  # type: ignore[attr-defined,arg-type]
+    return lax.optimization_barrier(pl.run_scoped(multiply, *accumulators))
 
 
 def add_product(acc: Array, multiply: Callable[[Any], None], *, in_place: bool) -> Array:

@@ -39,22 +39,25 @@ class TuningConfig:
         num_consumers: warpgroups that compute, 2 or 3.
         pages_per_step: pages of one step.
         num_stages: steps in flight.
-        take_turns: whether two consumers alternate between multiplying and the softmax.
+        take_turns: whether the consumers multiply one after the other.
+        pair_products: whether the scores of a step are multiplied together with the values of the
+            step before.
 
     Raises:
-        ValueError: another number of consumers, or turns among three of them.
+        ValueError: another number of consumers, or a ring of less than 2 stages.
     """
 
     num_consumers: int = 2
     pages_per_step: int = 2
     num_stages: int = 2
     take_turns: bool = True
+    pair_products: bool = False
 
     def __post_init__(self) -> None:
         if self.num_consumers not in (2, 3):
             raise ValueError(f"num_consumers must be 2 or 3, got {self.num_consumers}")
-        if self.take_turns and self.num_consumers != 2:
-            raise ValueError(f"2 consumers can take turns, got {self.num_consumers}")
+        if self.num_stages < 2:
+            raise ValueError(f"num_stages must be at least 2, got {self.num_stages}")
 
 
 @partial(jax.jit, static_argnames=("config", "interpret"))
@@ -119,12 +122,12 @@ def _make_kernel(
         "v_free": plgpu.Barrier(num_arrivals=consumers, num_barriers=stages),
     }
     if config.take_turns:
-        scratch["turn"] = plgpu.Barrier(num_arrivals=consumers)
+        scratch["turn"] = plgpu.Barrier(num_barriers=consumers)
     if interpret is not None:
         scratch["p_smem"] = plgpu.SMEM((consumers, TILE_M, keys), heads.dtype, transforms=wide)
     kwargs = {} if interpret is None else {"interpret": interpret}
     return plgpu.kernel(
-        partial(prefill_kernel, group=group),
+        partial(prefill_kernel, group=group, pair_products=config.pair_products),
         out_type=jax.ShapeDtypeStruct(heads.shape, heads.dtype),
         # the last dimension runs fastest: neighbours read other heads' pages of one context
         grid=(instances, num_kv_heads),

@@ -1,6 +1,5 @@
 """The body of the prefill kernel: a warpgroup that fetches pages, others that attend to them."""
 
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -10,42 +9,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array
 
-from pallas_kernels.online_softmax import (
-    TILE_M,
-    Sums,
-    add_product,
-    hide,
-    no_sums,
-    product,
-    softmax_step,
-    spread,
-)
+from pallas_kernels.prefill_tile import Ring, Turns, attend_tile
 
 # Registers of a thread of the fetching and of the computing warpgroups, by how many compute: a
 # multiprocessor has 512 for one thread of each warpgroup together.
 REGISTERS = {2: (40, 232), 3: (32, 160)}
-
-
-@dataclass(frozen=True)
-class Ring:
-    """Steps of pages on their way through shared memory.
-
-    Attributes:
-        k, v: [stages, keys, H]
-        k_full, v_full: one a stage, passed when a step's pages are there.
-        k_free, v_free: one a stage, passed when every consumer is done with them.
-    """
-
-    k: Any
-    v: Any
-    k_full: Any
-    v_full: Any
-    k_free: Any
-    v_free: Any
-
-    def stage(self, step: Array) -> Array:
-        """Where a step lies."""
-        return lax.rem(step, jnp.int32(self.k.shape[0]))
 
 
 def prefill_kernel(
@@ -67,9 +35,10 @@ def prefill_kernel(
     v_full: Any,
     k_free: Any,
     v_free: Any,
-    turn: Any = None,
+    turn: Any = None,  # one a consumer, or None for no turns
     p_smem: Any = None,  # [consumers, 64, keys] to pass the weights through
     group: int,
+    pair_products: bool,
 ) -> None:
     """One program instance: consecutive tiles of 64 queries and one head of a kv head's group."""
     consumers = tile_smem.shape[0]
@@ -116,18 +85,17 @@ def prefill_kernel(
         tile_ref = tile_smem.at[warpgroup]
         plgpu.copy_gmem_to_smem(q_gmem.at[block, :, head], tile_ref, q_barrier.at[warpgroup])
         plgpu.barrier_wait(q_barrier.at[warpgroup])
-        sums = _attend(
+        attend_tile(
             tile_ref,
             ring,
+            Turns(turn, warpgroup),
             first_gmem[instance, warpgroup],
             num_steps_gmem[instance, warpgroup],
             done=num_steps,
             start=starts_gmem[block],
-            turns=_Turns(turn, warpgroup),
+            pair_products=pair_products,
             p_ref=None if p_smem is None else p_smem.at[warpgroup],
         )
-        inverse = 1 / jnp.maximum(sums.total, 1e-30)
-        tile_ref[...] = (sums.acc * spread(inverse, sums.acc.shape)).astype(tile_ref.dtype)
         plgpu.commit_smem()
 
         @pl.when(tile < num_tiles)
@@ -171,112 +139,3 @@ def _wait_free(ring: Ring, step: Array, _: None) -> None:
     """Waits until everybody is done with a step."""
     plgpu.barrier_wait(ring.k_free.at[ring.stage(step)])
     plgpu.barrier_wait(ring.v_free.at[ring.stage(step)])
-
-
-@dataclass(frozen=True)
-class _Turns:
-    """Two consumers that multiply alternately: each step is two turns, of both of them.
-
-    Attributes:
-        barrier: passed when both have arrived; None for no turns.
-    """
-
-    barrier: Any
-    warpgroup: Array
-
-    def arrive(self) -> None:
-        """Says that the turn is over for this consumer."""
-        if self.barrier is not None:
-            plgpu.barrier_arrive(self.barrier)
-
-    def wait(self) -> None:
-        """Waits until it is over for both."""
-        if self.barrier is not None:
-            plgpu.barrier_wait(self.barrier)
-
-    def change(self) -> None:
-        """Both at once."""
-        self.arrive()
-        self.wait()
-
-    def change_if(self, warpgroup: int) -> None:
-        """Half a step more at one end for one of them, which sets it off against the other."""
-        if self.barrier is not None:
-            pl.when(self.warpgroup == warpgroup)(self.change)
-
-
-def _attend(
-    q_ref: Any,  # [64, H]
-    ring: Ring,
-    first: Array,
-    count: Array,
-    *,
-    done: Array,
-    start: Array,
-    turns: _Turns,
-    p_ref: Any,  # [64, keys] to pass the weights through, or None to keep them in registers
-) -> Sums:
-    """Attention of one tile to its steps of the stream, which has `done`; it passes the others by.
-
-    Args:
-        start: position of the first query.
-    """
-    keys, head_dim = ring.k.shape[1:]
-
-    def attend(i: Array, sums: Sums, *, causal: bool) -> Sums:
-        stage = ring.stage(first + i)
-
-        def multiply_keys(acc_ref: Any) -> Array:
-            plgpu.wgmma(acc_ref, q_ref, ring.k.at[stage].transpose((1, 0)))
-            turns.change()
-            return acc_ref[...]
-
-        scores = product(multiply_keys, (TILE_M, keys))
-        plgpu.barrier_arrive(ring.k_free.at[stage])
-        if causal:
-            scores = hide(scores, lambda row, key: key > row + (start - i * keys))
-        weights, shrink, top, total = softmax_step(scores, sums)
-        acc = sums.acc * spread(shrink, sums.acc.shape)
-        narrow = weights.astype(q_ref.dtype)
-        if p_ref is not None:
-            p_ref[...] = narrow
-            plgpu.commit_smem()
-        # what is left of the softmax must not move into the next turn
-        acc, top, total, narrow = lax.optimization_barrier((acc, top, total, narrow))
-        turns.arrive()
-        plgpu.barrier_wait(ring.v_full.at[stage])
-        turns.wait()
-
-        def multiply_values(acc_ref: Any) -> None:
-            plgpu.wgmma(acc_ref, narrow if p_ref is None else p_ref, ring.v.at[stage])
-
-            @pl.when(i + 1 < count)
-            def _() -> None:
-                plgpu.barrier_wait(ring.k_full.at[ring.stage(first + i + 1)])
-
-        acc = add_product(acc, multiply_values, in_place=p_ref is None)
-        plgpu.barrier_arrive(ring.v_free.at[stage])
-        return Sums(acc, top, total)
-
-    def pass_by(step: Array, _: None) -> None:
-        stage = ring.stage(step)
-        plgpu.barrier_wait(ring.k_full.at[stage])
-        plgpu.barrier_arrive(ring.k_free.at[stage])
-        turns.change()
-        plgpu.barrier_wait(ring.v_full.at[stage])
-        plgpu.barrier_arrive(ring.v_free.at[stage])
-        turns.change()
-
-    turns.change_if(1)
-    lax.fori_loop(0, first, pass_by, None)
-
-    @pl.when(count > 0)
-    def _() -> None:
-        plgpu.barrier_wait(ring.k_full.at[ring.stage(first)])
-
-    num_open = jnp.minimum(lax.div(start + 1, jnp.int32(keys)), count)  # every query sees them
-    sums = lax.fori_loop(0, num_open, partial(attend, causal=False), no_sums(head_dim))
-    sums = lax.fori_loop(num_open, count, partial(attend, causal=True), sums)
-    lax.fori_loop(first + count, done, pass_by, None)
-    turns.change_if(0)
-    return sums
