@@ -51,7 +51,7 @@ class TuningConfig:
     pages_per_step: int = 2
     num_stages: int = 2
     take_turns: bool = True
-    pair_products: bool = False
+    pair_products: bool = True
 
     def __post_init__(self) -> None:
         if self.num_consumers not in (2, 3):

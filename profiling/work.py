@@ -78,7 +78,7 @@ def read_step(step: StepInput, shape: StepShape) -> Step:
     return Step(
         bucket=step.bucket.name,
         num_tokens=step.bucket.num_tokens,
-        num_rows=step.num_rows,
+        num_rows=step.sampler.num_rows if step.sampler else 0,
         positions=positions.astype(np.int64),
         contexts=ends[ends > 0],
     )
