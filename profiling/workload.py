@@ -183,7 +183,8 @@ class Workload:
         while True:
             self.engine.step()
             last = self._recorder.steps[-1]
-            if not last.bucket.num_blocks and last.num_rows >= rows:
+            sampled = last.sampler.num_rows if last.sampler else 0
+            if not last.bucket.num_blocks and sampled >= rows:
                 return
 
     def _add(self, count: int, max_tokens: int, length: int) -> None:
