@@ -1,6 +1,6 @@
-"""Tokens a second of the engine alone: one prompt of 512 tokens, and decoding answers together.
+"""Tokens a second of the engine alone: prompts, and decoding answers together.
 
-python -m benchmarks.speed MODEL [--dtypes float32 bfloat16 int8]
+python -m benchmarks.speed MODEL [--dtypes bfloat16 int8] [--prefill 512] [--decode 1 8x2048]
 """
 
 import argparse
@@ -11,7 +11,6 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from models.config import model_config
 from models.gguf_file import open_gguf
 from runtime.compile_log import CompileLog
 from runtime.config import RuntimeConfig
@@ -19,28 +18,30 @@ from runtime.engine import Engine
 from runtime.request import SamplingParams
 from runtime.start import start_engine
 
-PROMPT = 512
-DECODED = 24
+DECODED = 64
+SHORT = 16  # tokens of a prompt where nothing is said
 
 
-def prefill_rate(engine: Engine, vocab_size: int, rounds: int) -> float:
-    """Median tokens a second of fresh prompts, each answered by one token."""
-    rng = np.random.default_rng(0)
-    rates = []
-    for i in range(rounds):
-        prompt = rng.integers(0, vocab_size, PROMPT).tolist()
+def prefill_seconds(engine: Engine, length: int, rounds: int) -> float:
+    """Median time of a fresh prompt, answered by one token."""
+    rng = np.random.default_rng(length)
+    seconds = []
+    for i in range(rounds + 1):
+        prompt = rng.integers(0, engine.info.vocab_size, length).tolist()
         begin = time.monotonic()
-        run(engine, [prompt], 1, first_id=1000 + i)
-        rates.append(PROMPT / (time.monotonic() - begin))
-    return statistics.median(rates)
+        run(engine, [prompt], 1, first_id=1_000_000 + length * 100 + i)
+        seconds.append(time.monotonic() - begin)
+    return statistics.median(seconds[1:])
 
 
-def decode_rate(engine: Engine, vocab_size: int, batch: int) -> float:
-    """Tokens a second of `batch` answers together, by the median step."""
+def decode_seconds(engine: Engine, batch: int, length: int) -> float:
+    """Median step of `batch` answers together, each to a prompt of `length` tokens."""
     rng = np.random.default_rng(batch)
-    prompts = [rng.integers(0, vocab_size, 16).tolist() for _ in range(batch)]
-    times = run(engine, prompts, DECODED, first_id=2000 + 100 * batch)
-    return batch / statistics.median(np.diff(times[2:-1]).tolist())
+    prompts = [rng.integers(0, engine.info.vocab_size, length).tolist() for _ in range(batch)]
+    # they begin one after another: only the steps that all of them share count
+    chunks = -(-batch * length // engine.buckets.max_tokens)
+    times = run(engine, prompts, DECODED + 2 * chunks, first_id=1000 * batch + length)
+    return statistics.median(np.diff(times[2 * chunks + 4 : -2 * chunks - 4]).tolist())
 
 
 def run(engine: Engine, prompts: list[list[int]], max_tokens: int, first_id: int) -> list[float]:
@@ -61,33 +62,53 @@ def print_report(stage: str, text: str, fraction: float | None) -> None:
         print(f"  {stage}: {text}", flush=True)
 
 
+def batch_and_length(text: str) -> tuple[int, int]:
+    """`8x2048`, or `8` alone."""
+    batch, _, length = text.partition("x")
+    return int(batch), int(length or SHORT)
+
+
 def main() -> None:
     """Prints a line for each form of the weights, all measured in one run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16", "int8"])
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--prefill", nargs="+", type=int, default=[512], metavar="LENGTH")
+    parser.add_argument(
+        "--decode",
+        nargs="+",
+        type=batch_and_length,
+        default=[(1, SHORT), (8, SHORT)],
+        metavar="BATCH[xLENGTH]",
+    )
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--max-model-len", type=int, default=1024)
     parser.add_argument("--compilation-cache-dir")
     options = parser.parse_args()
     file = open_gguf(options.model)
-    vocab_size = model_config(file).vocab_size
     log = CompileLog()
     print(f"{jax.device_count()} × {jax.devices()[0].device_kind}")
-    columns = "".join(f"{f'decode {batch}':>12}" for batch in options.batches)
-    print(f"{'weights':10}{'prefill 512':>12}{columns}   tokens/s")
     for dtype in options.dtypes:
         config = RuntimeConfig(
             str(options.model),
             dtype=dtype,
-            max_model_len=1024,
+            max_model_len=options.max_model_len,
+            enable_prefix_caching=False,
             compilation_cache_dir=options.compilation_cache_dir,
         )
         engine = start_engine(config, file, [], report=print_report, log=log)
-        rates = [prefill_rate(engine, vocab_size, options.rounds)]
-        rates += [decode_rate(engine, vocab_size, batch) for batch in options.batches]
-        print(f"{dtype:10}" + "".join(f"{rate:12.1f}" for rate in rates), flush=True)
+        for length in options.prefill:
+            seconds = prefill_seconds(engine, length, options.rounds)
+            show(dtype, f"prefill {length}", seconds, length)
+        for batch, length in options.decode:
+            show(dtype, f"decode {batch} × {length}", decode_seconds(engine, batch, length), batch)
         del engine
+
+
+def show(dtype: str, what: str, seconds: float, num_tokens: int) -> None:
+    """One line of the table."""
+    rate = num_tokens / seconds
+    print(f"{dtype:10}{what:>20}{seconds * 1e3:10.3f} ms{rate:12,.1f} tokens/s", flush=True)
 
 
 if __name__ == "__main__":
