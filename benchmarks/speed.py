@@ -38,10 +38,10 @@ def decode_seconds(engine: Engine, batch: int, length: int) -> float:
     """Median step of `batch` answers together, each to a prompt of `length` tokens."""
     rng = np.random.default_rng(batch)
     prompts = [rng.integers(0, engine.info.vocab_size, length).tolist() for _ in range(batch)]
-    # they begin one after another: only the steps that all of them share count
-    chunks = -(-batch * length // engine.buckets.max_tokens)
-    times = run(engine, prompts, DECODED + 2 * chunks, first_id=1000 * batch + length)
-    return statistics.median(np.diff(times[2 * chunks + 4 : -2 * chunks - 4]).tolist())
+    # they begin one after another: only steps that all of them share count
+    begun = 5 * -(-batch * length // engine.buckets.max_tokens) // 4 + 8
+    times = run(engine, prompts, DECODED + begun, first_id=1000 * batch + length)
+    return statistics.median(np.diff(times[begun : begun + DECODED]).tolist())
 
 
 def run(engine: Engine, prompts: list[list[int]], max_tokens: int, first_id: int) -> list[float]:

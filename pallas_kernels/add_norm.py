@@ -59,6 +59,7 @@ def hopper_add_norm(
         out_type=[shape, shape],
         grid=(num_rows,),
         grid_names=("row",),
+        kernel_name="add_norm",
         **kwargs,
     )(x, delta, scale)
     return added, normed

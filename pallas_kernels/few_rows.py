@@ -88,6 +88,7 @@ def few_rows_product(
         out_type=jax.ShapeDtypeStruct((config.num_splits, padded, num_out), jnp.float32),
         grid=(num_out // TILE_M, config.num_splits),
         grid_names=("tile", "split"),
+        kernel_name="few_rows_product",
         scratch_types=[
             plgpu.SMEM((stages, TILE_M, tile_k), matrix.dtype, transforms=swizzled(2)),
             plgpu.SMEM((stages, padded, tile_k), x.dtype, transforms=swizzled(2)),

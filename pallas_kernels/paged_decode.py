@@ -141,6 +141,7 @@ def _make_kernel(q: Array, k_pages: Array, config: TuningConfig, interpret: Any)
         out_type=out_type,
         grid=(num_rows, num_kv_heads, splits),
         grid_names=("row", "head", "split"),
+        kernel_name="paged_decode",
         scratch_types=scratch,
         compiler_params=plgpu.CompilerParams(approx_math=True),
         **kwargs,
