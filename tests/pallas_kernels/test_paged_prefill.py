@@ -41,7 +41,7 @@ CASES = {
     # chunks that begin in mid-context and end within a page; two tiles of different contexts
     "7 heads": dict(owners=[0, 1], starts=[70, 130], lengths=[64, 9], group=7, head_dim=64),
     # consumers at different blocks of one context, at padding, and none at all
-    "1 head": dict(owners=[0, 0, 1, 1, 0], starts=[64, 128, 3, 67, 0], lengths=[64, 40, 64, 1, 0],
+    "1 head": dict(owners=[0, 0, 1, 1, 0], starts=[128, 192, 3, 67, 0], lengths=[64, 40, 64, 1, 0],
                    group=1, head_dim=128),
     "2 heads": dict(owners=[0, 1, 1], starts=[0, 0, 64], lengths=[64, 0, 30], group=2, head_dim=64),
     "8 heads": dict(owners=[0], starts=[124], lengths=[64], group=8, head_dim=64),
