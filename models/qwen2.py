@@ -11,11 +11,11 @@ from models.config import ModelConfig
 from models.kv_cache import Attention
 from models.rope import rope_tables, rotate
 from models.weights import Weight
-from pallas_kernels.add_norm import add_norm, rms_norm
+from pallas_kernels.add_norm import add, add_norm, rms_norm
 
-# all_reduce(x): the sum over the devices that each hold a part
+# all_reduce(terms [terms, T, D]): terms of the sum over the devices that each hold a part
 type AllReduce = Callable[[Array], Array]
-# add_norm(x, delta, scale, eps) -> (x + delta, its norm), as `pallas_kernels.add_norm.add_norm`
+# as `pallas_kernels.add_norm.add_norm`: (x, terms to add, scale, eps) -> (the sum, its norm)
 type AddNorm = Callable[[Array, Array, Array, float], tuple[Array, Array]]
 
 
@@ -36,13 +36,13 @@ class RMSNorm(nnx.Module):
             return rms_norm(x, self.scale[...], self.eps)
 
     def after(
-        self, x: Float[Array, "T D"], delta: Float[Array, "T D"] | None, add_norm: AddNorm
+        self, x: Float[Array, "T D"], terms: Float[Array, "terms T D"] | None, add_norm: AddNorm
     ) -> tuple[Float[Array, "T D"], Float[Array, "T D"]]:
         """`x` with what is still to be added to it, and the norm of that."""
-        if delta is None:
+        if terms is None:
             return x, self(x)
         with jax.named_scope("norm"):
-            return add_norm(x, delta, self.scale[...], self.eps)
+            return add_norm(x, terms, self.scale[...], self.eps)
 
 
 class SelfAttention(nnx.Module):
@@ -64,18 +64,19 @@ class SelfAttention(nnx.Module):
         rope: tuple[Array, Array],
         attention: Attention[Cache],
         cache: Cache,
-    ) -> tuple[Float[Array, "T D"], Cache]:
+    ) -> tuple[Float[Array, "terms T D"], Cache]:
+        """What the layer's heads add to the residual stream, in terms, and the cache."""
         with jax.named_scope("qkv"):
             bias = self.bias[...]
             num_kv_heads = bias.shape[0]
-            qkv = self.qkv.product(x) + bias.reshape(-1)
+            qkv = self.qkv.product(x, narrow=True) + bias.reshape(-1)
             qkv = qkv.astype(x.dtype).reshape(x.shape[0], num_kv_heads, -1, self.head_dim)
         with jax.named_scope("rope"):
             q = rotate(qkv[:, :, :-2], *rope) * self.head_dim**-0.5
             k = rotate(qkv[:, :, -2], *rope)
         mixed, cache = attention(layer, q.astype(x.dtype), k.astype(x.dtype), qkv[:, :, -1], cache)
         with jax.named_scope("attention_out"):
-            return self.out.product(mixed.reshape(x.shape[0], -1)), cache
+            return self.out.terms(mixed.reshape(x.shape[0], -1), narrow=True), cache
 
 
 class MLP(nnx.Module):
@@ -88,17 +89,19 @@ class MLP(nnx.Module):
         self.gate_up = gate_up  # [2, F, D]
         self.down = down  # [D, F]
 
-    def __call__(self, x: Float[Array, "T D"]) -> Float[Array, "T D"]:
+    def __call__(self, x: Float[Array, "T D"]) -> Float[Array, "terms T D"]:
+        """What it adds to the residual stream, in terms."""
         with jax.named_scope("mlp"):
-            gate, up = jnp.split(self.gate_up.product(x), 2, axis=-1)
-            return self.down.product((jax.nn.silu(gate) * up).astype(x.dtype))
+            both = self.gate_up.product(x, narrow=True).astype(jnp.float32)
+            gate, up = jnp.split(both, 2, axis=-1)
+            return self.down.terms((jax.nn.silu(gate) * up).astype(x.dtype), narrow=True)
 
 
 class Layer(nnx.Module):
     """Attention and feed-forward, each behind a norm and added to the residual stream.
 
-    A sum and the norm after it are one operation, so a layer takes what the one before it adds, and
-    gives what the next one has to add.
+    A sum and the norm after it are one operation, so a layer takes the terms that the one before it
+    adds, and gives those that are to be added next.
     """
 
     def __init__(self, attn_norm: RMSNorm, attn: SelfAttention, mlp_norm: RMSNorm, mlp: MLP):
@@ -111,14 +114,14 @@ class Layer(nnx.Module):
         self,
         layer: Array | int,
         x: Float[Array, "T D"],
-        delta: Float[Array, "T D"] | None,
+        terms: Float[Array, "terms T D"] | None,
         rope: tuple[Array, Array],
         attention: Attention[Cache],
         cache: Cache,
         all_reduce: AllReduce,
         add_norm: AddNorm,
-    ) -> tuple[Float[Array, "T D"], Float[Array, "T D"], Cache]:
-        x, normed = self.attn_norm.after(x, delta, add_norm)
+    ) -> tuple[Float[Array, "T D"], Float[Array, "terms T D"], Cache]:
+        x, normed = self.attn_norm.after(x, terms, add_norm)
         mixed, cache = self.attn(layer, normed, rope, attention, cache)
         x, normed = self.mlp_norm.after(x, _together(mixed, all_reduce), add_norm)
         return x, _together(self.mlp(normed), all_reduce), cache
@@ -149,21 +152,21 @@ class Decoder(nnx.Module):
         """Hidden states after the last layer, and the cache with the tokens in it."""
         with jax.named_scope("embedding"):
             x = self.embedding[...][token_ids]
-        delta: Array | None = None
+        terms: Array | None = None
         with jax.named_scope("rope"):
             rope = rope_tables(self.config, positions)
 
         @jax.jit
         def run(
-            block: Layer, layer: Array, x: Array, delta: Array | None, cache: Cache
+            block: Layer, layer: Array, x: Array, terms: Array | None, cache: Cache
         ) -> tuple[Array, Array, Cache]:
-            return block(layer, x, delta, rope, attention, cache, all_reduce, add_norm)
+            return block(layer, x, terms, rope, attention, cache, all_reduce, add_norm)
 
         # under its own jit a layer is traced once, not once for each of them
         for i, block in enumerate(self.layers):
-            x, delta, cache = run(block, jnp.int32(i), x, delta, cache)
-        assert delta is not None  # every model has a layer
-        return (x.astype(jnp.float32) + delta).astype(x.dtype), cache
+            x, terms, cache = run(block, jnp.int32(i), x, terms, cache)
+        assert terms is not None  # every model has a layer
+        return add(x, terms), cache
 
 
 class Head(nnx.Module):

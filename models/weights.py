@@ -4,7 +4,7 @@ A type is a module whose `product` maps [T, in] to [T, out]. The arrays keep the
 shard by; the product sees the part that one device holds.
 """
 
-from collections.abc import Callable
+from typing import Protocol
 
 import jax.numpy as jnp
 from flax import nnx
@@ -14,8 +14,12 @@ from jaxtyping import Array, Float
 from pallas_kernels.multiply import multiply
 
 type Axes = tuple[str | None, ...]
-# multiply(x [T, in], matrix [out, in]) -> [T, out], summed in float32
-type Multiply = Callable[[Array, Array], Array]
+
+
+class Multiply(Protocol):
+    """How products are made: `pallas_kernels.multiply.multiply`, or what is faster."""
+
+    def __call__(self, x: Array, matrix: Array, *, narrow: bool = False) -> Array: ...
 
 
 class Dense(nnx.Module):
@@ -27,8 +31,16 @@ class Dense(nnx.Module):
         self.num_out = num_out
         self.multiply = multiply
 
-    def product(self, x: Float[Array, "T in"]) -> Float[Array, "T out"]:
-        return self.multiply(x, self.values[...].reshape(-1, x.shape[1]))
+    def product(self, x: Float[Array, "T in"], *, narrow: bool = False) -> Float[Array, "T out"]:
+        """float32, or with `narrow` perhaps the type of `x`."""
+        terms = self.terms(x, narrow=narrow)
+        return terms[0] if terms.shape[0] == 1 else terms.sum(axis=0)
+
+    def terms(
+        self, x: Float[Array, "T in"], *, narrow: bool = False
+    ) -> Float[Array, "terms T out"]:
+        """The product in terms that whoever reads it sums up."""
+        return self.multiply(x, self.values[...].reshape(-1, x.shape[1]), narrow=narrow)
 
 
 class Int8(nnx.Module):
@@ -43,7 +55,12 @@ class Int8(nnx.Module):
         self.scales = nnx.Param(scales, axes=axes[:num_out])
         self.num_out = num_out
 
-    def product(self, x: Float[Array, "T in"]) -> Float[Array, "T out"]:
+    def terms(self, x: Float[Array, "T in"], *, narrow: bool = False) -> Float[Array, "1 T out"]:
+        """The product, in the form of `Dense.terms`."""
+        return self.product(x)[None]
+
+    def product(self, x: Float[Array, "T in"], *, narrow: bool = False) -> Float[Array, "T out"]:
+        """float32."""
         x = x.astype(jnp.float32)
         peak = jnp.maximum(jnp.abs(x).max(axis=1, keepdims=True), 1e-30)
         rounded = jnp.round(x * (127 / peak)).astype(jnp.int8)

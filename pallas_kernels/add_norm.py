@@ -26,18 +26,23 @@ def rms_norm(x: Float[Array, "T D"], scale: Float[Array, " D"], eps: float) -> F
     return (wide * scale).astype(x.dtype)
 
 
+def add(x: Float[Array, "T D"], terms: Float[Array, "terms T D"]) -> Float[Array, "T D"]:
+    """`x` with the terms added in float32, in the type of `x`."""
+    return (x.astype(jnp.float32) + terms.astype(jnp.float32).sum(axis=0)).astype(x.dtype)
+
+
 def add_norm(
-    x: Float[Array, "T D"], delta: Float[Array, "T D"], scale: Float[Array, " D"], eps: float
+    x: Float[Array, "T D"], terms: Float[Array, "terms T D"], scale: Float[Array, " D"], eps: float
 ) -> tuple[Float[Array, "T D"], Float[Array, "T D"]]:
-    """`x + delta`, in the type of `x`, and its norm."""
-    x = (x.astype(jnp.float32) + delta).astype(x.dtype)
+    """`x` with the terms added, in the type of `x`, and its norm."""
+    x = add(x, terms)
     return x, rms_norm(x, scale, eps)
 
 
 @partial(jax.jit, static_argnames=("eps", "interpret"))
 def hopper_add_norm(
     x: Float[Array, "T D"],
-    delta: Float[Array, "T D"],
+    terms: Float[Array, "terms T D"],
     scale: Float[Array, " D"],
     eps: float,
     *,
@@ -50,7 +55,7 @@ def hopper_add_norm(
     """
     num_rows, width = x.shape
     if width % WARPGROUP:
-        return add_norm(x, delta, scale, eps)
+        return add_norm(x, terms, scale, eps)
     shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
     kwargs = {} if interpret is None else {"interpret": interpret}
     each = width // WARPGROUP
@@ -61,13 +66,13 @@ def hopper_add_norm(
         grid_names=("row",),
         kernel_name="add_norm",
         **kwargs,
-    )(x, delta, scale)
+    )(x, terms, scale)
     return added, normed
 
 
 def _kernel(
     x_gmem: Any,  # [T, D]
-    delta_gmem: Any,  # [T, D]
+    terms_gmem: Any,  # [terms, T, D]
     scale_gmem: Any,  # [D]
     added_gmem: Any,  # [T, D]
     normed_gmem: Any,  # [T, D]
@@ -82,7 +87,11 @@ def _kernel(
     def read(ref: Any) -> Array:
         return plgpu.load(ref, layout=layout).astype(jnp.float32)
 
-    added = (read(x_gmem.at[row]) + read(delta_gmem.at[row])).astype(x_gmem.dtype)
+    parts = [x_gmem.at[row], *(terms_gmem.at[i, row] for i in range(terms_gmem.shape[0]))]
+    wide, *others = [read(part) for part in parts]
+    for other in others:
+        wide = wide + other
+    added = wide.astype(x_gmem.dtype)
     added_gmem[row] = added
     wide = added.astype(jnp.float32)
     wide = wide * lax.rsqrt(jnp.sum(wide * wide) / width + eps)

@@ -1,5 +1,7 @@
 """Products of activations with weights: XLA's, and what is faster for few rows on Hopper."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
@@ -8,16 +10,30 @@ from pallas_kernels.few_rows import MAX_ROWS, choose_config, few_rows_product
 
 # Longer sums would be shared among too few multiprocessors.
 MAX_SUMMED = 8192
+MANY_ROWS = 64
 
 
-def multiply(x: Float[Array, "T in"], matrix: Float[Array, "out in"]) -> Float[Array, "T out"]:
-    """`x @ matrix.T` as XLA makes it, summed in float32; of float32 factors with all their bits."""
+def multiply(
+    x: Float[Array, "T in"], matrix: Float[Array, "out in"], *, narrow: bool = False
+) -> Float[Array, "terms T out"]:
+    """`x @ matrix.T` as XLA makes it, summed in float32; of float32 factors with all their bits.
+
+    Args:
+        narrow: the result may be in the type of `x`, where that spares the memory.
+
+    Returns:
+        terms whose sum is the product: here it is one.
+    """
+    return _product(x, matrix, jnp.float32)[None]
+
+
+def _product(x: Array, matrix: Array, dtype: Any) -> Array:
     return lax.dot_general(
         x,
         matrix,
         (((1,), (1,)), ((), ())),
         precision=exact_if_wide(matrix),
-        preferred_element_type=jnp.float32,
+        preferred_element_type=dtype,
     )
 
 
@@ -27,19 +43,22 @@ def exact_if_wide(values: Array) -> lax.Precision:
 
 
 def hopper_multiply(
-    x: Float[Array, "T in"], matrix: Float[Array, "out in"]
-) -> Float[Array, "T out"]:
+    x: Float[Array, "T in"], matrix: Float[Array, "out in"], *, narrow: bool = False
+) -> Float[Array, "terms T out"]:
     """`multiply`, by what is fastest for the shape.
 
     One row is a sum for each output, which XLA streams at the memory's speed ([4608, 3584]: 8.9 µs
     as sums, 16.0 as a product); a few rows go to the kernel where that is faster; the rest is
-    XLA's product. Measured on an H200, docs/performance.md.
+    XLA's product, of many rows in 16 bits if it may: the float32 results of gate and up are 310 MB
+    a layer at 2,048 tokens. Measured on an H200, docs/performance.md.
     """
     num_rows, num_in = x.shape
-    if matrix.dtype.itemsize == 2:
-        if num_rows == 1 and num_in <= MAX_SUMMED:
-            return (matrix.astype(jnp.float32) * x.astype(jnp.float32)).sum(axis=-1)[None]
-        config = choose_config(matrix.shape[0], num_in)
-        if num_rows <= MAX_ROWS and config is not None:
-            return few_rows_product(x, matrix, config=config)
-    return multiply(x, matrix)
+    if matrix.dtype.itemsize != 2:
+        return multiply(x, matrix)
+    if num_rows == 1 and num_in <= MAX_SUMMED:
+        return (matrix.astype(jnp.float32) * x.astype(jnp.float32)).sum(axis=-1)[None, None]
+    config = choose_config(matrix.shape[0], num_in)
+    if num_rows <= MAX_ROWS and config is not None:
+        return few_rows_product(x, matrix, config=config)
+    wide = jnp.float32 if num_rows < MANY_ROWS or not narrow else x.dtype
+    return _product(x, matrix, wide)[None]

@@ -2,13 +2,13 @@
 
 What it computes is `pallas_kernels.paged_attention.paged_attention_reference` for blocks of one
 query. A program instance reads the pages of one request, one kv head and one split with the bulk
-copy engine, several pages ahead, and keeps an online softmax; XLA combines the splits.
+copy engine, several pages ahead, and keeps an online softmax; a second kernel combines the splits.
 
 Source: Dao et al., Flash-Decoding, 2023.
 """
 
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float, Int
 
+from pallas_kernels.combine_splits import combine_splits
 from pallas_kernels.online_softmax import (
     TILE_M,
     Sums,
@@ -55,7 +56,7 @@ def choose_config(
     """
     wanted = num_cores // max(1, num_rows * num_kv_heads)
     splits = max(1, min(wanted, max_pages, 32))
-    return TuningConfig(splits, 3 if splits == 1 else 5)
+    return TuningConfig(splits, 2 if splits == 1 else 5)
 
 
 @partial(jax.jit, static_argnames=("config", "interpret"))
@@ -88,23 +89,10 @@ def paged_decode(
     q = jnp.pad(q, ((0, 0), (0, 0), (0, padded - group), (0, 0)))
     run = _make_kernel(q, k_pages, config, interpret)
     out, *sums = run(q, k_pages, v_pages, page_tables, lengths)
-    if sums:
-        out = _combine(out, *sums).astype(q.dtype)
-    return out[:, :, :group]
-
-
-def _combine(
-    out: Float[Array, "B K splits G H"],
-    tops: Float[Array, "B K splits G"],
-    totals: Float[Array, "B K splits G"],
-) -> Float[Array, "B K G H"]:
-    """The splits' sums as one. Without reductions, so that XLA makes one kernel of it, not four."""
-    splits = range(out.shape[2])
-    top = reduce(jnp.maximum, [tops[:, :, i] for i in splits])
-    shrinks = [jnp.exp2(tops[:, :, i] - top) for i in splits]
-    total = sum(shrinks[i] * totals[:, :, i] for i in splits)
-    mixed = sum(shrinks[i][..., None] * out[:, :, i] for i in splits)
-    return mixed / jnp.maximum(total, 1e-30)[..., None]
+    if not sums:
+        return out[:, :, :group]
+    tops, totals = sums
+    return combine_splits(out, tops, totals, group=group, dtype=q.dtype, interpret=interpret)
 
 
 def _make_kernel(q: Array, k_pages: Array, config: TuningConfig, interpret: Any) -> Any:

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ from jaxtyping import Array
 from models.kv_cache import KVCache
 from models.mesh import CACHE_AXES, TP, partition
 from models.operations import Operations
+from models.qwen2 import whole
 from runtime.buckets import Bucket, Buckets, SampleBucket
 from runtime.compile_log import CompileLog
 from runtime.slots import SlotState
@@ -146,7 +146,7 @@ class _Jits:
                 state,
                 packing.unpack(vector),
                 operations=self._operations,
-                all_reduce=partial(lax.psum, axis_name=TP),
+                all_reduce=whole if self._mesh.shape[TP] == 1 else _sum_over_devices,
             )
 
         cache = partition(CACHE_AXES)
@@ -197,6 +197,10 @@ class _Jits:
         mapped = jax.shard_map(run, mesh=self._mesh, in_specs=into, out_specs=out, check_vma=False)
         mapped.__name__ = name
         return jax.jit(mapped, donate_argnums=donate)
+
+
+def _sum_over_devices(terms: Array) -> Array:
+    return lax.psum(terms.astype(jnp.float32).sum(axis=0, keepdims=True), TP)
 
 
 def decoder_width(decoder: Part) -> int:

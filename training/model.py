@@ -117,15 +117,15 @@ def _product_backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Arra
 _product.defvjp(_product_forward, _product_backward)
 
 
-class Trained(Dense):
-    """A float32 matrix whose products, backwards too, are of the activations' type.
+def multiply_trained(
+    x: Float[Array, "T in"], matrix: Float[Array, "out in"], *, narrow: bool = False
+) -> Float[Array, "1 T out"]:
+    """The product with a float32 matrix, backwards too in the type of the activations.
 
-    JAX's own derivative of `Dense.product` multiplies with the float32 gradient of its result: that
-    leaves the bf16 matrix units.
+    JAX's own derivative multiplies with the float32 gradient of the result: that leaves the bf16
+    matrix units.
     """
-
-    def product(self, x: Float[Array, "T in"]) -> Float[Array, "T out"]:
-        return _product(x, self.values[...].reshape(-1, x.shape[1]))
+    return _product(x, matrix)[None]
 
 
 def build_model(config: ModelConfig, params: Params, embedding: Array) -> Qwen2:
@@ -133,8 +133,8 @@ def build_model(config: ModelConfig, params: Params, embedding: Array) -> Qwen2:
     k, h, d, f = config.num_kv_heads, config.head_dim, config.width, config.ffn_width
     group = config.num_heads // k
 
-    def weight(values: Array, axes: Axes, num_out: int) -> Trained:
-        return Trained(values, axes, num_out=num_out)
+    def weight(values: Array, axes: Axes, num_out: int) -> Dense:
+        return Dense(values, axes, num_out=num_out, multiply=multiply_trained)
 
     def joined(i: int, ending: str) -> list[Array]:
         # by kv head: its query heads, its key head, its value head

@@ -25,8 +25,8 @@ def test_it_is_the_reference(num_rows, splits, stages):
         config=TuningConfig(128, stages, splits),
         interpret=plgpu.InterpretGPUParams(detect_races=True),
     )  # fmt: skip
-    assert out.shape == (num_rows, 128) and out.dtype == jnp.float32
-    np.testing.assert_allclose(out, multiply(x, matrix), rtol=1e-5, atol=1e-3)
+    assert out.shape == (splits, num_rows, 128) and out.dtype == jnp.float32
+    np.testing.assert_allclose(out.sum(0), multiply(x, matrix)[0], rtol=1e-5, atol=1e-3)
 
 
 @pytest.mark.parametrize("num_rows", [1, 8, 32])
@@ -43,13 +43,14 @@ def test_it_lowers_for_a_gpu_without_one(num_rows):
     ("shape", "splits"),
     [
         ((3584, 18944), 2),
-        ((1024, 4096), 2),
-        ((64, 384), 1),
-        ((3584, 3584), None),
+        ((3584, 3584), 2),
+        ((1024, 8192), 8),
+        ((4608, 3584), None),
+        ((896, 4864), None),
         ((65, 1024), None),
     ],
 )
-def test_a_configuration_for_tall_columns_alone(shape, splits):
+def test_a_configuration_for_matrices_of_few_rows(shape, splits):
     config = choose_config(*shape)
     assert (config and config.num_splits) == splits
 
@@ -79,3 +80,14 @@ def test_one_row_and_many_rows_and_wide_numbers_are_the_plain_product():
         np.testing.assert_allclose(
             hopper_multiply(x, matrix), multiply(x, matrix), rtol=1e-5, atol=1e-3
         )
+
+
+def test_many_rows_may_be_narrow_and_few_are_not():
+    x, matrix = factors(64, 65, 512)
+    narrow = hopper_multiply(x, matrix, narrow=True)
+    assert narrow.dtype == jnp.bfloat16
+    np.testing.assert_allclose(
+        narrow.astype(jnp.float32), multiply(x, matrix), rtol=2**-7, atol=0.1
+    )
+    assert hopper_multiply(x, matrix).dtype == jnp.float32
+    assert hopper_multiply(x[:3], matrix, narrow=True).dtype == jnp.float32
