@@ -25,7 +25,7 @@ class LiveFeed:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._making: asyncio.Task[bytes] | None = None
-        self._made = 0.0
+        self._begun = 0.0
 
     async def moment(self, model: ServedModel) -> bytes:
         """The present state; calls within one period share it.
@@ -34,11 +34,11 @@ class LiveFeed:
             EngineDied: the engine is gone.
             ShuttingDown: the server ends.
         """
-        if self._making is None or time.monotonic() - self._made >= 0.9 * PERIOD:
-            if self._making is None or self._making.done():
-                self._made = time.monotonic()
-                self._making = asyncio.create_task(self._make(model))
-        return await asyncio.shield(self._making)
+        now = time.monotonic()
+        if self._making is None or (self._making.done() and now - self._begun >= 0.9 * PERIOD):
+            self._begun = now
+            self._making = asyncio.create_task(self._make(model))
+        return await asyncio.shield(self._making)  # one who leaves takes it from nobody
 
     async def _make(self, model: ServedModel) -> bytes:
         snapshot = await model.engine.snapshot()

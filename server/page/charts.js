@@ -4,7 +4,7 @@ import { el, svg } from "./dom.js";
 
 const WIDTH = 240;
 const HEIGHT = 48;
-const NUM_POINTS = 240; // a minute of quarter seconds
+const SECONDS = 60;
 
 /** A number with three digits that count: 1,234 or 56.7 or 0.12. */
 export function short(value) {
@@ -14,18 +14,17 @@ export function short(value) {
   return value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
 }
 
-/** The path of a line through `values`, oldest first; null breaks it. The newest is at the right. */
-export function linePath(values, most, width, height) {
-  const step = width / (NUM_POINTS - 1);
-  const first = NUM_POINTS - values.length;
+/** The path of a line through points `{time, value}`, the newest at the right; null breaks it. */
+export function linePath(points, most, width, height) {
+  const now = points.at(-1)?.time;
   let path = "";
   let drawing = false;
-  values.forEach((value, index) => {
+  points.forEach(({ time, value }) => {
     if (value === null) {
       drawing = false;
       return;
     }
-    const x = ((first + index) * step).toFixed(1);
+    const x = (width * (1 - (now - time) / SECONDS)).toFixed(1);
     const y = (height - 1 - (value / most) * (height - 2)).toFixed(1);
     path += drawing ? `L${x} ${y}` : `M${x} ${y}h0`; // a point alone is a dot
     drawing = true;
@@ -39,7 +38,7 @@ export class Chart {
     this.label = label;
     this.unit = unit;
     this.least = least;
-    this.values = [];
+    this.points = [];
     this.number = el("span", { className: "figure", textContent: "–" });
     this.peak = el("span", { className: "peak" });
     this.line = svg("path", { class: "line" });
@@ -55,13 +54,13 @@ export class Chart {
     );
   }
 
-  /** Adds the present value, null for none. */
-  push(value) {
-    this.values.push(value);
-    if (this.values.length > NUM_POINTS) this.values.shift();
-    const seen = this.values.filter((one) => one !== null);
+  /** Adds the value at a time in seconds, null for none. */
+  push(time, value) {
+    this.points = this.points.filter((point) => point.time <= time && point.time > time - SECONDS);
+    this.points.push({ time, value });
+    const seen = this.points.map((point) => point.value).filter((one) => one !== null);
     const most = Math.max(this.least, ...seen);
-    const path = linePath(this.values, most, WIDTH, HEIGHT);
+    const path = linePath(this.points, most, WIDTH, HEIGHT);
     this.line.setAttribute("d", path);
     this.area.setAttribute("d", areaOf(path));
     this.number.textContent = short(seen.at(-1) ?? null);

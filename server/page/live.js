@@ -96,9 +96,9 @@ export class Live {
   #moment(moment) {
     const { stats } = moment;
     const speeds = this.speeds.push(moment);
-    for (const name of ["generation", "prompt", "first", "step"]) this.charts[name].push(speeds ? speeds[name] : null);
-    this.charts.running.push(stats.num_running);
-    this.charts.waiting.push(stats.num_waiting);
+    for (const name of ["generation", "prompt", "first", "step"]) this.charts[name].push(moment.time, speeds ? speeds[name] : null);
+    this.charts.running.push(moment.time, stats.num_running);
+    this.charts.waiting.push(moment.time, stats.num_waiting);
     this.map.show(moment.pages);
     this.table.show(moment.running, moment.waiting);
     byId("requests-count").textContent = `${stats.num_running} running, ${stats.num_waiting} waiting`;

@@ -1,20 +1,17 @@
 // Speeds from the running totals that the live feed tells.
 
 const WINDOW = 1.0; // seconds that a speed is an average of
-const SILENCE = 2.0; // a moment so long after the one before is no neighbour of it
 
 export class Speeds {
   constructor() {
     this.moments = [];
   }
 
-  /** Takes a moment; what has happened in the last second, or null after the first. */
+  /** Takes a moment; what has happened in the last second or since the last step, null at first. */
   push(moment) {
     const last = this.moments.at(-1);
     // totals that fall belong to a server that was started anew
-    if (last && (moment.time - last.time > SILENCE || moment.time < last.time || moment.stats.steps < last.stats.steps)) {
-      this.moments = [];
-    }
+    if (last && (moment.time < last.time || moment.stats.steps < last.stats.steps)) this.moments = [];
     this.moments.push(moment);
     while (this.moments.length > 2 && moment.time - this.moments[1].time >= WINDOW) this.moments.shift();
     return this.moments.length > 1 ? between(this.moments[0], moment) : null;

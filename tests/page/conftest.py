@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,7 +44,7 @@ def url(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
             yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
-            assert process.wait(40) == 0
+            process.wait(40)
 
 
 def wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -55,7 +54,7 @@ def wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path) ->
         try:
             with urllib.request.urlopen(f"{url}/health", timeout=5):
                 return
-        except (urllib.error.HTTPError, urllib.error.URLError):
+        except OSError:  # not there, or busy, or 503
             time.sleep(0.1)
     raise AssertionError(f"not healthy: {log.read_text()}")
 

@@ -148,5 +148,6 @@ def test_python_literals_are_pythons(call: Any) -> None:
 
 
 def test_a_line_breaks_where_nothing_was(call: Any) -> None:
-    path = call("charts.js", "linePath", [1, 2, None, 4], 4, 239, 50)
-    assert path == "M236.0 37.0h0L237.0 25.0M239.0 1.0h0"
+    points = [{"time": 40 + i, "value": value} for i, value in enumerate([1, 2, None, 4])]
+    path = call("charts.js", "linePath", points, 4, 120, 50)
+    assert path == "M114.0 37.0h0L116.0 25.0M120.0 1.0h0"
