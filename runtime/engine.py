@@ -9,7 +9,7 @@ import jax
 
 from runtime.buckets import Buckets
 from runtime.errors import RequestError
-from runtime.messages import EngineInfo, Stats, StepTimes
+from runtime.messages import EngineInfo, Stats
 from runtime.model_runner import PendingStep
 from runtime.request import Request, SamplingParams, TokenOutput, answer_room
 from runtime.scheduler import Scheduler
@@ -65,7 +65,6 @@ class Engine:
     ):
         """`stop_ids`: tokens of the model that end an answer."""
         self.scheduler = scheduler
-        self.step_times: dict[str, StepTimes] = {}  # by the name of the bucket
         self.info = info
         self.runner = runner
         self.buckets = buckets
@@ -200,8 +199,5 @@ class Engine:
         tokens = self.runner.read(started.plan, started.step)
         now = time.monotonic()
         self._totals.step_seconds += now - self._last_read
-        times = self.step_times.setdefault(started.bucket, StepTimes())
-        times.steps += 1
-        times.seconds += now - self._last_read
         self._last_read = now
         return self.scheduler.update(started.plan, tokens)

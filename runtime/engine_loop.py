@@ -144,7 +144,7 @@ def _take(engine: Engine, channel: Channel, message: ToEngine) -> None:
             for request_id in message.request_ids:
                 engine.abort(request_id)
         case AskSnapshot():
-            channel.send(take_snapshot(engine.scheduler, engine.step_times))
+            channel.send(take_snapshot(engine.scheduler))
         case _:
             raise ValueError(f"a {type(message).__name__} message while serving")
 

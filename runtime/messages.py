@@ -161,13 +161,6 @@ class RequestState(msgspec.Struct, frozen=True):
     num_preemptions: int
 
 
-class StepTimes(msgspec.Struct):
-    """Steps of one program so far, and how long they took, from result to result."""
-
-    steps: int = 0
-    seconds: float = 0.0
-
-
 class Snapshot(msgspec.Struct, tag=True, frozen=True):
     """Who has what, between two steps.
 
@@ -175,13 +168,11 @@ class Snapshot(msgspec.Struct, tag=True, frozen=True):
         pages: all of the pool but page 0, which nobody gets.
         running: oldest first.
         waiting: the first of them; Stats has their number.
-        step_times: by the name of the bucket.
     """
 
     pages: PageRuns
     running: list[RequestState]
     waiting: list[RequestState]
-    step_times: dict[str, StepTimes]
 
 
 class Fatal(msgspec.Struct, tag=True, frozen=True):

@@ -1,18 +1,18 @@
-"""What the engine's books say at one moment, for people to look at."""
+"""What the scheduler's books say at one moment, for people to look at."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from itertools import islice
 
 import numpy as np
 
-from runtime.messages import CACHED, FREE, PageRuns, RequestState, Snapshot, StepTimes
+from runtime.messages import CACHED, FREE, PageRuns, RequestState, Snapshot
 from runtime.request import Request
 from runtime.scheduler import Scheduler
 
 MAX_WAITING = 32  # of the queue, which may hold a thousand
 
 
-def take_snapshot(scheduler: Scheduler, step_times: Mapping[str, StepTimes]) -> Snapshot:
+def take_snapshot(scheduler: Scheduler) -> Snapshot:
     """Copies the books; milliseconds for a pool of 100,000 pages."""
     pool = scheduler.pool
     return Snapshot(
@@ -21,7 +21,6 @@ def take_snapshot(scheduler: Scheduler, step_times: Mapping[str, StepTimes]) -> 
         ),
         running=[_state(request) for request in scheduler.running],
         waiting=[_state(request) for request in islice(scheduler.waiting, MAX_WAITING)],
-        step_times=dict(step_times),
     )
 
 

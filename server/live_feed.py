@@ -12,11 +12,10 @@ from server.sse import event
 from server.status_routes import installed_version
 
 PERIOD = 0.25
-# what a chart needs of a histogram: name in the feed
-HISTOGRAMS = {
-    "vllm:time_to_first_token_seconds": "first_token",
-    "vllm:inter_token_latency_seconds": "between_tokens",
-}
+FIRST_TOKEN = "vllm:time_to_first_token_seconds"
+STEP = "ggjax:step_seconds"
+# what the charts need of them
+SAMPLES = [f"{name}_{part}" for name in (FIRST_TOKEN, STEP) for part in ("sum", "count")]
 
 
 class LiveFeed:
@@ -49,22 +48,20 @@ class LiveFeed:
                 "pages": snapshot.pages,
                 "running": snapshot.running,
                 "waiting": snapshot.waiting,
-                "step_times": snapshot.step_times,
-                "latency": self._latencies(),
             }
+            | self._times()
         )
 
-    def _latencies(self) -> dict[str, dict[str, float]]:
-        """Running sums and counts; the reader takes differences."""
-        found: dict[str, dict[str, float]] = {}
-        for family in self._metrics.registry.collect():
-            if family.name in HISTOGRAMS:
-                found[HISTOGRAMS[family.name]] = {
-                    sample.name.removeprefix(family.name + "_"): sample.value
-                    for sample in family.samples
-                    if sample.name.endswith(("_sum", "_count"))
-                }
-        return found
+    def _times(self) -> dict[str, Any]:
+        """Running sums and counts, of steps by the name of the bucket; readers take differences."""
+        first: dict[str, float] = {}
+        steps: dict[str, dict[str, float]] = {}
+        for family in self._metrics.registry.restricted_registry(SAMPLES).collect():
+            for sample in family.samples:
+                name, _, part = sample.name.rpartition("_")
+                found = steps.setdefault(sample.labels["bucket"], {}) if name == STEP else first
+                found[part] = sample.value
+        return {"first_token": first, "steps": steps}
 
 
 def facts(model: ServedModel) -> dict[str, Any]:

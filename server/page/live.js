@@ -103,7 +103,7 @@ export class Live {
     this.table.show(moment.running, moment.waiting);
     byId("requests-count").textContent = `${stats.num_running} running, ${stats.num_waiting} waiting`;
     this.#pages(moment.pages);
-    this.#buckets(moment.step_times);
+    this.#buckets(moment.steps);
     const totals = {
       "Prompt tokens": short(stats.prompt_tokens),
       "Generated tokens": short(stats.generation_tokens),
@@ -133,8 +133,8 @@ export class Live {
     );
   }
 
-  #buckets(times) {
-    const rows = Object.entries(times).map(([name, { steps, seconds }]) => ({ name, steps, ms: (1000 * seconds) / steps }));
+  #buckets(steps) {
+    const rows = Object.entries(steps).map(([name, { count, sum }]) => ({ name, steps: count, ms: (1000 * sum) / count }));
     rows.sort((a, b) => a.name.localeCompare(b.name, "en", { numeric: true }));
     const most = Math.max(...rows.map((row) => row.ms));
     byId("buckets").replaceChildren(...rows.map((row) => bucket(row, most)));

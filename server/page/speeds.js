@@ -18,19 +18,15 @@ export class Speeds {
   }
 }
 
-/** Tokens a second, and milliseconds a token or step; null where nothing happened. */
+/** Tokens a second, and milliseconds a step and to a first token; null where nothing happened. */
 export function between(before, after) {
   const seconds = after.time - before.time;
   const grown = (name) => after.stats[name] - before.stats[name];
-  const mean = (name) => {
-    const [from, to] = [before.latency[name], after.latency[name]];
-    return to.count > from.count ? (1000 * (to.sum - from.sum)) / (to.count - from.count) : null;
-  };
+  const firsts = after.first_token.count - before.first_token.count;
   return {
     generation: grown("generation_tokens") / seconds,
     prompt: grown("prompt_tokens") / seconds,
     step: grown("steps") > 0 ? (1000 * grown("step_seconds")) / grown("steps") : null,
-    first: mean("first_token"),
-    next: mean("between_tokens"),
+    first: firsts > 0 ? (1000 * (after.first_token.sum - before.first_token.sum)) / firsts : null,
   };
 }

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from runtime.messages import CACHED, FREE, PageRuns, StepTimes
+from runtime.messages import CACHED, FREE, PageRuns
 from runtime.snapshot import MAX_WAITING, page_runs, take_snapshot
 
 PAGE = 64
@@ -15,7 +15,7 @@ def unrolled(runs):
 
 def test_an_empty_pool_is_one_run(step_loop):
     loop = step_loop()
-    snapshot = take_snapshot(loop.scheduler, {})
+    snapshot = take_snapshot(loop.scheduler)
     assert snapshot.pages == PageRuns([39], [FREE], [False])
     assert snapshot.running == snapshot.waiting == []
 
@@ -24,18 +24,16 @@ def test_pages_belong_to_their_requests_and_are_kept_afterwards(step_loop, make_
     loop = step_loop()
     request = loop.add(make_request(7, 3 * PAGE + 5, max_tokens=2))
     loop.step()
-    times = {"prefill_256": StepTimes(1, 0.5)}
-    snapshot = take_snapshot(loop.scheduler, times)
+    snapshot = take_snapshot(loop.scheduler)
     pages = unrolled(snapshot.pages)
     assert len(pages) == 39
     assert [page for page, (owner, _) in enumerate(pages, 1) if owner == 7] == request.pages
     assert not any(shared for _, shared in pages)
-    assert snapshot.step_times == times
     (state,) = snapshot.running
     assert (state.request_id, state.num_prompt, state.num_output) == (7, 3 * PAGE + 5, 0)
     assert (state.num_computed, state.num_pages, state.max_tokens) == (3 * PAGE + 5, 4, 2)
     loop.run()
-    owners = [owner for owner, _ in unrolled(take_snapshot(loop.scheduler, {}).pages)]
+    owners = [owner for owner, _ in unrolled(take_snapshot(loop.scheduler).pages)]
     assert owners.count(CACHED) == 3  # the fourth is not full
     assert owners.count(FREE) == 36
 
@@ -50,7 +48,7 @@ def test_what_comes_from_the_cache_is_marked(step_loop, make_request):
     second = loop.add(make_request(3, prompt, max_tokens=9))
     loop.step()
     assert first.pages[:2] == second.pages[:2]
-    snapshot = take_snapshot(loop.scheduler, {})
+    snapshot = take_snapshot(loop.scheduler)
     pages = dict(enumerate(unrolled(snapshot.pages), 1))
     assert [pages[page] for page in first.pages] == [(2, True), (2, True), (2, False)]
     assert pages[second.pages[2]] == (3, False)
@@ -62,7 +60,7 @@ def test_only_the_head_of_a_long_queue_is_told(step_loop, make_request):
     for number in range(MAX_WAITING + 9):
         loop.add(make_request(number, 5))
     loop.step()
-    snapshot = take_snapshot(loop.scheduler, {})
+    snapshot = take_snapshot(loop.scheduler)
     assert len(snapshot.running) == 4
     assert [state.request_id for state in snapshot.waiting] == list(range(4, 4 + MAX_WAITING))
     assert all(state.num_pages == 0 for state in snapshot.waiting)

@@ -29,7 +29,6 @@ from runtime.messages import (
     Snapshot,
     Start,
     Stats,
-    StepTimes,
     Submit,
     decode_to_engine,
     encode,
@@ -180,7 +179,7 @@ class FakeEngine:
         owners = [-1, *(one.request_id for one in running), 0]
         counts = [1] * (len(owners) - 1) + [65 - len(owners)]
         pages = PageRuns(counts, owners, [False] * len(owners))
-        return Snapshot(pages, running, [], {"decode_8": StepTimes(self.steps, 0.5)})
+        return Snapshot(pages, running, [])
 
     def stats(self) -> Stats:
         return Stats(
