@@ -15,6 +15,7 @@ from runtime.config import RuntimeConfig
 from runtime.messages import (
     HEADER,
     Abort,
+    AskSnapshot,
     Fatal,
     FromEngine,
     Outputs,
@@ -22,6 +23,7 @@ from runtime.messages import (
     Ready,
     Refused,
     Shutdown,
+    Snapshot,
     Start,
     Submit,
     ToEngine,
@@ -109,6 +111,11 @@ def test_it_serves_refuses_aborts_and_ends(tiny: Path) -> None:
         assert next(outputs).request_id == 4
         peer.send(Abort([4, 77]))
         assert any(o.finish_reason == "abort" for o in outputs if o.request_id == 4)
+
+        peer.send(AskSnapshot())
+        snapshot = next(m for m in iter(peer.receive, None) if isinstance(m, Snapshot))
+        assert sum(snapshot.pages.counts) == 8
+        assert snapshot.running == []
 
         peer.send(Shutdown())
         assert peer.process.wait(30) == 0
