@@ -14,7 +14,7 @@ from server.api_keys import ApiKeys
 from server.chat import chat_completions
 from server.completions import completions
 from server.connections import GUARD, ConnectionGuard
-from server.engine_client import EXIT_ENGINE, EXIT_USAGE, EngineNotStarted
+from server.engine_exit import EXIT_ENGINE, EXIT_USAGE, EngineNotStarted
 from server.errors import internal_problem, problem_of
 from server.hub import ModelNotFound
 from server.infill import infill

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import signal
 import socket
 import struct
 import sys
@@ -36,6 +35,7 @@ from runtime.messages import (
     encode,
 )
 from runtime.request import TokenOutput
+from server.engine_exit import EXIT_ENGINE, EXIT_USAGE, EngineNotStarted, ending
 from server.limits import ENGINE_EXIT_SECONDS, MAX_PENDING, MAX_QUEUED, STEP_SECONDS
 from server.one_answer import OneAnswer
 from server.token_stream import TokenStream
@@ -43,16 +43,6 @@ from server.token_stream import TokenStream
 logger = logging.getLogger(__name__)
 
 ENGINE_COMMAND = (sys.executable, "-m", "runtime.engine_process")
-EXIT_USAGE = 2
-EXIT_ENGINE = 70
-
-
-class EngineNotStarted(RuntimeError):
-    """The engine refused to start; one line for the operator, and the exit code for it."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 class EngineClient:
@@ -289,7 +279,7 @@ class EngineClient:
             return decode_from_engine(await self._reader.readexactly(size))
         except (asyncio.IncompleteReadError, ConnectionError):
             code = await self._exit_code()
-            raise EngineDied(f"the engine process {_ending(code)}") from None
+            raise EngineDied(f"the engine process {ending(code)}") from None
         except (msgspec.MsgspecError, struct.error) as error:
             raise EngineDied(f"a broken message came from the engine: {error}") from error
 
@@ -301,13 +291,3 @@ class EngineClient:
                 return await self._process.wait()
         except TimeoutError:
             return None
-
-
-def _ending(code: int | None) -> str:
-    if code is None:
-        return "closed its connection"
-    if code >= 0:
-        return f"ended with exit code {code}"
-    name = signal.Signals(-code).name
-    hint = ", perhaps for want of memory" if name == "SIGKILL" else ""
-    return f"was ended by {name}{hint}"

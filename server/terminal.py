@@ -13,7 +13,7 @@ from runtime.errors import EngineDied, RequestError
 from runtime.messages import Submit
 from runtime.request import SamplingParams, answer_room
 from runtime.text.answer import Answer
-from server.engine_client import EXIT_ENGINE, EXIT_USAGE, EngineNotStarted
+from server.engine_exit import EXIT_ENGINE, EXIT_USAGE, EngineNotStarted
 from server.errors import AnswerFailed
 from server.hub import ModelNotFound
 from server.served_model import ModelOptions, ServedModel, in_thread, open_model

@@ -12,7 +12,8 @@ from runtime.errors import EngineDied
 from runtime.messages import Submit
 from runtime.request import SamplingParams
 from server.app import make_app
-from server.engine_client import EngineClient, EngineNotStarted
+from server.engine_client import EngineClient
+from server.engine_exit import EngineNotStarted
 from server.lifecycle import LIFECYCLE
 
 BODY = {"prompt": "XYZ", "max_tokens": 200}
