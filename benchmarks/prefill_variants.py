@@ -22,7 +22,7 @@ from pallas_kernels.paged_prefill import TuningConfig, paged_prefill
 
 KV_HEADS, GROUP, HEAD_DIM, PAGE = 4, 7, 128, 64  # Qwen2.5-7B
 CALLS = 20  # in one program, each with an input that needs the result of the call before
-TIMEOUT = 60  # seconds for a variant; one that hangs or faults must not take the others along
+TIMEOUT = 90  # seconds for a variant; one that hangs or faults must not take the others along
 
 PREFILL = {
     "2 × 128 keys, pairs, turns": TuningConfig(),
@@ -86,9 +86,9 @@ def relative_error(ours: Array, reference: Array) -> float:
 
 
 def prefill_error(run: Callable[..., Array]) -> float:
-    """Against the reference in float32: the ends of two contexts, one within a page."""
+    """Against the reference in float32: ends of two contexts, within a page, and whole prompts."""
     errors = []
-    for case in ((2, 320, 1000), (3, 192, 192)):
+    for case in ((2, 300, 1000), (3, 192, 192)):
         q, k, v, tables, starts, lengths = prefill_operands(*case)
         place = jnp.arange(PAGE)
         positions = jnp.where(place < lengths[:, None], starts[:, None] + place, -1)
