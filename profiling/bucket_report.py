@@ -13,8 +13,8 @@ from profiling.work import Work, step_work
 from profiling.workload import Measured, Workload
 from runtime.buckets import Bucket
 
-# Of a measured step: the roofline is a lower bound, so a step that beats it by more than the noise
-# of the ceilings' own measurement was counted wrongly.
+# The roofline is a lower bound of a measured step, up to the noise of the ceilings' measurement.
+# What fits in a processor's cache can beat it; else a figure is wrong.
 TOLERANCE = 0.10
 HEADER = (
     "bucket",

@@ -18,7 +18,8 @@ DEVICE_PREFIX = "/device:GPU:"
 class Event:
     """One kernel, thunk or copy. Empty where the trace does not say; times in nanoseconds.
 
-    `run` tells the executions of a program apart, where the backend numbers them.
+    `run` tells the executions of a program apart, where the backend numbers them; `details` is
+    CUPTI's text about a kernel: `regs:32 grid:8,1,1 occ_pct:50 …`.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Event:
     line: str
     start: float
     end: float
+    details: str = ""
 
     @property
     def seconds(self) -> float:
@@ -100,6 +102,7 @@ def _event(event: Any, stats: dict[str, Any], line: str, end: float) -> Event:
         line=line,
         start=event.start_ns,
         end=end,
+        details=str(stats.get("kernel_details", "")),
     )
 
 

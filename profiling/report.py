@@ -18,11 +18,11 @@ from profiling.trace_steps import print_stage
 from profiling.workload import Workload
 from runtime.memory_plan import GIB, available_host_bytes
 
-MEASURED_WITH_SAMPLING = (
+NOTES = (
     "GFLOP and MB are the least that a step needs, sampling included; XLA's are the forward "
     "program's alone, a loop's body counted once. The roofline adds up the scopes, each the longer "
-    "of its bytes and its operations at the ceilings. A step faster than its roofline by more than "
-    f"{100 * TOLERANCE:.0f} % means that something was counted wrongly."
+    f"of its bytes and its operations at the ceilings. A step that beats it by more than "
+    f"{100 * TOLERANCE:.0f} % found its bytes in a cache, or something was counted wrongly."
 )
 
 
@@ -65,12 +65,12 @@ def make_report(options: argparse.Namespace) -> None:
     reports = report_buckets(load, log, steps=options.steps)
     rows = [bucket_row(report, ceilings) for report in reports]
     about = _about(load, ceilings)
-    print(f"{about}\n\n{text_table(HEADER, rows)}\n\n{MEASURED_WITH_SAMPLING}")
+    print(f"{about}\n\n{text_table(HEADER, rows)}\n\n{NOTES}")
     for report in reports:
         if report.contradicts(ceilings):
-            print(f"{report.name}: faster than its roofline: the figures are wrong")
+            print(f"{report.name}: faster than its roofline: a cache, or a wrong figure")
     pictures = [_roofline(reports, ceilings), _bytes(reports), _memory(load, reports)]
-    sections = [paragraph(about), table(HEADER, rows), paragraph(MEASURED_WITH_SAMPLING), *pictures]
+    sections = [paragraph(about), table(HEADER, rows), paragraph(NOTES), *pictures]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(page(f"Programs of {load.engine.info.model_name}", sections))
     print(options.out)

@@ -12,7 +12,8 @@ import jax
 
 from profiling.ceilings import Ceilings, measure_ceilings, product_dtype
 from profiling.events import read_events
-from profiling.hlo_text import Module, parse_hlo
+from profiling.hlo_text import parse_hlo
+from profiling.kernel_resources import resource_table
 from profiling.scopes import ALL_SCOPES
 from profiling.step_profile import StepProfile, modules_of, summarise
 from profiling.table import MISSING, number, text_table
@@ -29,6 +30,7 @@ class Phase:
     traced: Measured
     profile: StepProfile
     work: dict[str, Work]
+    resources: str
 
 
 def trace_steps(options: argparse.Namespace) -> None:
@@ -70,7 +72,7 @@ def trace_steps(options: argparse.Namespace) -> None:
         if options.time_only:
             print(f"{name}: {_time_line(timed)}")
             continue
-        phases.append(_trace(load, name, timed, run, options.out / name))
+        phases.append(_trace(load, name, timed, run, options.out / name, options.top))
         print_phase(phases[-1], load.config.num_layers, ceilings, options.top)
     if phases:
         path = options.out / "summary.json"
@@ -85,31 +87,23 @@ def print_stage(stage: str, text: str) -> None:
 
 
 def _trace(
-    load: Workload, name: str, timed: Measured, run: Callable[[], Measured], out: Path
+    load: Workload, name: str, timed: Measured, run: Callable[[], Measured], out: Path, top: int
 ) -> Phase:
     settings = jax.profiler.ProfileOptions()
     settings.python_tracer_level = 0  # it would slow the host down several times
     with jax.profiler.trace(str(out), profiler_options=settings):
         traced = run()
     events = read_events(out)
-    modules = load_modules(load, set(modules_of(events)))
+    ran = modules_of(events)
+    modules = {
+        name: parse_hlo(program.as_text())
+        for name, program in load.programs().items()
+        if name in ran or not ran  # a trace that names none: look for kernels in all
+    }
     sizes = load.sizes
     work = total_work([step_work(load.config, step, sizes) for step in traced.steps])
-    return Phase(name, timed, traced, summarise(events, modules), work)
-
-
-def load_modules(load: Workload, names: set[str]) -> dict[str, Module]:
-    """The HLO of the engine's programs that have one of the names; of all, if none is given."""
-    programs: list[Any] = [
-        *load.runner.programs.forward.values(),
-        *load.runner.programs.sample.values(),
-    ]
-    found = {}
-    for program in programs:
-        name = program.runtime_executable().hlo_modules()[0].name
-        if name in names or not names:
-            found[name] = parse_hlo(program.as_text())
-    return found
+    profile = summarise(events, modules)
+    return Phase(name, timed, traced, profile, work, resource_table(events, top))
 
 
 def print_phase(phase: Phase, num_layers: int, ceilings: Ceilings, top: int) -> None:
@@ -153,6 +147,7 @@ def print_phase(phase: Phase, num_layers: int, ceilings: Ceilings, top: int) -> 
         for (scope, name), share in kernels
     ]
     print(text_table(["kernel", "scope", "µs/step", "a step", "µs each"], rows))
+    print(f"\n{phase.resources}")
 
 
 def scope_rows(

@@ -94,9 +94,11 @@ class Workload:
         blocks_a_step = max(1, defaults.max_num_batched_tokens // BLOCK_Q - 1 - batch // BLOCK_Q)
         reading = -(-batch * (-(-context // BLOCK_Q)) // blocks_a_step)
         self._answer = steps + 8 + 2 * reading
+        # as many prompts as run at once fill the largest bucket
+        fill = -(-defaults.max_num_batched_tokens // batch) + BLOCK_Q
         config = RuntimeConfig(
             str(file.path),
-            max_model_len=context + self._answer,
+            max_model_len=max(context + self._answer, fill),
             max_num_seqs=batch,
             enable_prefix_caching=False,
             **options,
@@ -120,6 +122,14 @@ class Workload:
             )
         self._rng = np.random.default_rng(0)
         self._next_id = 0
+
+    def programs(self) -> dict[str, Any]:
+        """The compiled programs of a step, by the names of their modules."""
+        made: list[Any] = [
+            *self.runner.programs.forward.values(),
+            *self.runner.programs.sample.values(),
+        ]
+        return {program.runtime_executable().hlo_modules()[0].name: program for program in made}
 
     @property
     def sizes(self) -> Sizes:

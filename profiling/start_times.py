@@ -1,0 +1,138 @@
+"""Starts an engine and says where the time went."""
+
+import time
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from models.gguf_file import GGUFFile, open_gguf
+from profiling.start_log import StartLog
+from profiling.workload import Workload, demo_path
+
+STAGES = (
+    "open",
+    "read",
+    "transfer",
+    "dequantise",
+    "trace",
+    "lower",
+    "compile",
+    "other",
+    "warm-up",
+)
+
+
+@dataclass(frozen=True)
+class StartTimes:
+    """Seconds of each stage as they passed, and what the compiler's threads did in them.
+
+    Attributes:
+        stages: by name, see `measure_start`.
+        compile_sum: seconds of compiling in all threads together.
+        slowest: the programs that took longest to compile: name, seconds, from the cache.
+        num_programs, num_cached: of the step.
+    """
+
+    model: str
+    device: str
+    num_bytes: int
+    stages: dict[str, float]
+    compile_sum: float
+    slowest: list[tuple[str, float, bool]]
+    num_programs: int
+    num_cached: int
+
+
+def measure_start(
+    model: str, *, batch: int | None, dtype: str, compilation_cache_dir: str | None
+) -> StartTimes:
+    """Starts once, with the parts of loading measured before it, each by itself.
+
+    open: the header and the tokenizer's arrays. read: every page of the file, from disk or from the
+    system's cache. transfer: the raw tensors to the device. dequantise: the rest of loading, its
+    programs' compilation included. trace and lower: of the step's programs, in one thread. compile:
+    what the start waited for beyond that. other: the memory plan, the empty cache. warm-up: what
+    the first request took longer than the second.
+
+    Raises:
+        ValueError, ModelFileError: as of `Workload`.
+    """
+    clock = _Clock()
+    file = open_gguf(demo_path(model))
+    opened = clock.lap()
+    _read(file)
+    read = clock.lap()
+    jax.devices()  # the client is no part of the transfer
+    clock.lap()
+    _transfer(file)
+    transfer = clock.lap()
+    reports: list[tuple[str, float]] = []
+    with StartLog() as log:
+        load = Workload(
+            model,
+            batch=batch,
+            context=8,
+            steps=2,
+            report=lambda stage, text: reports.append((stage, time.perf_counter())),
+            dtype=dtype,
+            compilation_cache_dir=compilation_cache_dir,
+        )
+    total = clock.lap()
+    loaded = [at for stage, at in reports if stage == "load"]
+    loading = loaded[-1] - loaded[0]
+    names = {name.removeprefix("jit_") for name in load.programs()} | {"set_extras"}
+    tracing, lowering = log.total("trace", names), log.total("lower", names)
+    programs = load.runner.programs
+    first = sum(load.prefill(1).seconds)
+    second = sum(load.prefill(1).seconds)
+    compile_wait = max(0.0, programs.seconds - tracing - lowering)
+    stages = {
+        "open": opened,
+        "read": read,
+        "transfer": transfer,
+        "dequantise": max(0.0, loading - transfer),
+        "trace": tracing,
+        "lower": lowering,
+        "compile": compile_wait,
+        "other": max(0.0, total - loading - programs.seconds),
+        "warm-up": max(0.0, first - second),
+    }
+    by_compile = sorted(names, key=lambda name: -log.programs[name].compile)
+    return StartTimes(
+        model=load.engine.info.model_name,
+        device=load.engine.info.device,
+        num_bytes=file.num_bytes,
+        stages=stages,
+        compile_sum=log.total("compile", names),
+        slowest=[
+            (name, log.programs[name].compile, log.programs[name].cached)
+            for name in by_compile[:10]
+        ],
+        num_programs=programs.num_programs,
+        num_cached=programs.num_cached,
+    )
+
+
+class _Clock:
+    """Seconds since the last look."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+
+    def lap(self) -> float:
+        """Seconds since."""
+        now = time.perf_counter()
+        seconds, self._last = now - self._last, now
+        return seconds
+
+
+def _read(file: GGUFFile) -> None:
+    """Touches every page of the tensors."""
+    for tensor in file.tensors.values():
+        int(np.frombuffer(tensor.data, np.uint8)[::4096].sum())
+
+
+def _transfer(file: GGUFFile) -> None:
+    for tensor in file.tensors.values():
+        jax.device_put(tensor.data).block_until_ready()
