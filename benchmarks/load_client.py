@@ -8,6 +8,7 @@ import aiohttp
 import msgspec
 
 DONE = b"[DONE]"
+NOTHING = msgspec.Raw(b"null")
 READ_BYTES = 2**16
 
 
@@ -58,7 +59,7 @@ class _Usage(msgspec.Struct):
 class _Event(msgspec.Struct):
     choices: list[_Choice] = []
     usage: _Usage | None = None
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = NOTHING
 
 
 async def send_all(
@@ -120,7 +121,7 @@ async def _read(response: aiohttp.ClientResponse, outcome: Outcome, *, keep_text
             ended = True
             continue
         event = decode(data)
-        if event.error is not None:
+        if event.error != NOTHING:
             outcome.error = bytes(event.error).decode()[:500]
             return
         if event.usage is not None:

@@ -26,8 +26,7 @@ def load_page(results: Sequence[dict[str, Any]]) -> str:
             METRICS[metric],
             {
                 word.rsplit("_", 2)[0]: [(_load(result), result[word]) for result in ordered]
-                for word in first
-                if word.endswith(f"_{metric}_ms") and not word.startswith("std")
+                for word in _times(first, metric)
             },
             x_label="requests at once",
             y_label="ms",
@@ -53,11 +52,7 @@ def load_page(results: Sequence[dict[str, Any]]) -> str:
                 y_label="median TPOT, ms",
             )
         )
-    times = [
-        word
-        for word in first
-        if word.endswith("_ms") and word.startswith(("median", "p")) and "std" not in word
-    ]
+    times = [word for metric in kinds for word in _times(first, metric)]
     rows = [
         [
             str(_load(result)),
@@ -77,6 +72,16 @@ def load_page(results: Sequence[dict[str, Any]]) -> str:
     )
     title = f"Load on {first['model_id']}"
     return page(title, [paragraph(about), side_by_side(*plots), table(header, rows)])
+
+
+def _times(result: dict[str, Any], metric: str) -> list[str]:
+    """Fields of a metric that are drawn: the mean, the median, the percentiles."""
+    return [
+        word
+        for word in result
+        if word.endswith(f"_{metric}_ms")
+        and not word.startswith(("std_", "p50_"))  # which is the median
+    ]
 
 
 def _load(result: dict[str, Any]) -> int:

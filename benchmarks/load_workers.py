@@ -51,6 +51,8 @@ def run_load(job: Job, workers: int) -> list[Outcome]:
     except EOFError:
         raise RuntimeError("a worker of the benchmark ended early") from None
     finally:
+        for ours, _ in pipes:
+            ours.close()  # ends those that still wait
         for process in processes:
             process.join(timeout=5)
             process.kill()

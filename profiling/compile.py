@@ -42,7 +42,7 @@ def main() -> None:
             batch=options.batch,
             dtype=options.dtype,
             compilation_cache_dir=options.compilation_cache_dir,
-        )
+        ).times
     except ValueError as error:
         parser.error(str(error))
     autotune = autotune_text(times, untuned)

@@ -17,10 +17,10 @@ from profiling.workload import Workload
 
 
 def dump(options: argparse.Namespace) -> str:
-    """Writes `<program>.hlo.txt` into the folder, and prints its operations; the program's name.
+    """Starts an engine and writes one of its programs; the program's name.
 
     Raises:
-        ValueError: the engine has no such program; the message lists those that it has.
+        ValueError: the engine has no such program.
     """
     load = Workload(
         options.model,
@@ -30,6 +30,15 @@ def dump(options: argparse.Namespace) -> str:
         report=print_stage,
         dtype=options.dtype,
     )
+    return write_program(load, options)
+
+
+def write_program(load: Workload, options: argparse.Namespace) -> str:
+    """Writes `<program>.hlo.txt` into the folder, and prints its operations; the program's name.
+
+    Raises:
+        ValueError: the engine has no such program; the message lists those that it has.
+    """
     name, program = find_program(load, options.bucket)
     text = program.as_text()
     options.out.mkdir(parents=True, exist_ok=True)

@@ -4,12 +4,18 @@ import html
 import math
 from collections.abc import Sequence
 
-STYLE = """
+# in each picture, so that it can be saved and shown by itself
+SVG_STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #6a737d; --line: #d0d7de; --page: #fff;
   --c0: #2563eb; --c1: #dc6803; --c2: #0d9488; --c3: #9333ea; --c4: #be123c; --c5: #65a30d;
   --c6: #0284c7; --c7: #a16207; --c8: #64748b; --c9: #db2777; --c10: #15803d; --c11: #475569; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e6edf3; --soft: #9aa4ae; --line: #3a424b; --page: #0d1117; } }
+svg { max-width: 100%; height: auto; } svg text { fill: var(--ink); font: 12px system-ui; }
+.soft { fill: var(--soft) !important; } .axis { stroke: var(--soft); fill: none; }
+.grid { stroke: var(--line); fill: none; }
+"""
+PAGE_STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page);
   max-width: 66rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
@@ -17,9 +23,7 @@ p { color: var(--soft); } table { border-collapse: collapse; font-variant-numeri
 .scroll { overflow-x: auto; }
 td, th { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid var(--line); }
 td:first-child, th:first-child { text-align: left; }
-svg { max-width: 100%; height: auto; } svg text { fill: var(--ink); font: 12px system-ui; }
-.soft { fill: var(--soft) !important; } .axis { stroke: var(--soft); fill: none; }
-.grid { stroke: var(--line); fill: none; } .pair { display: flex; flex-wrap: wrap; gap: 1rem; }
+.pair { display: flex; flex-wrap: wrap; gap: 1rem; }
 """
 COLOURS = 12
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 40, 44
@@ -32,7 +36,7 @@ def page(title: str, sections: Sequence[str]) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>"
+        f"<title>{html.escape(title)}</title><style>{SVG_STYLE}{PAGE_STYLE}</style></head>"
         f"<body><h1>{html.escape(title)}</h1>\n" + "\n".join(sections) + "\n</body></html>\n"
     )
 
@@ -158,7 +162,7 @@ def svg(size: tuple[int, int], parts: Sequence[str]) -> str:
     """A drawing of so many pixels."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size[0]} {size[1]}" '
-        f'width="{size[0]}" height="{size[1]}" role="img">{"".join(parts)}</svg>'
+        f'width="{size[0]}" height="{size[1]}" role="img"><style>{SVG_STYLE}</style>{"".join(parts)}</svg>'
     )
 
 
@@ -178,9 +182,13 @@ class _Axis:
         self._pixels = pixels
         low, high = min(values), max(values)
         if log:
-            self.ticks = [10.0**e for e in range(math.floor(math.log10(low)), 13)]
-            last = next(i for i, tick in enumerate(self.ticks) if tick >= high)
-            self.ticks = self.ticks[: max(last, 1) + 1]
+            # whole decades; between them 2 and 5, where there are few
+            decades = [10.0**e for e in range(math.floor(math.log10(low)), 13)]
+            factors = (1, 2, 5) if high / low < 1000 else (1,)
+            marks = [decade * factor for decade in decades for factor in factors]
+            first = max(i for i, mark in enumerate(marks) if mark <= low)
+            last = next(i for i, mark in enumerate(marks) if mark >= high and i > first)
+            self.ticks = marks[first : last + 1]
             self._low, self._high = math.log10(self.ticks[0]), math.log10(self.ticks[-1])
         else:
             low = min(low, 0.0)

@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def make_report(options: argparse.Namespace) -> None:
-    """Starts an engine, measures, prints and writes.
+    """Measures the machine, starts an engine and reports on it.
 
     Raises:
         ValueError: the load does not fit.
@@ -62,6 +62,13 @@ def make_report(options: argparse.Namespace) -> None:
             dtype=options.dtype,
             compilation_cache_dir=options.compilation_cache_dir,
         )
+    report_load(load, log, ceilings, options)
+
+
+def report_load(
+    load: Workload, log: StartLog, ceilings: Ceilings, options: argparse.Namespace
+) -> None:
+    """Measures every bucket, prints the table, writes the page."""
     reports = report_buckets(load, log, steps=options.steps)
     rows = [bucket_row(report, ceilings) for report in reports]
     about = _about(load, ceilings)
@@ -134,16 +141,12 @@ def _memory(load: Workload, reports: list[BucketReport]) -> str:
         stats = device.memory_stats()
         free = float(stats["bytes_limit"] - stats["bytes_in_use"] - temporary)
     parts = {
-        "weights": info.weight_bytes / info.tensor_parallel_size,
-        "KV cache": info.kv_bytes / info.tensor_parallel_size,
-        "largest temporary": float(temporary),
-        "free": max(0.0, free),
+        "weights": info.weight_bytes / info.tensor_parallel_size / 2**20,
+        "KV cache": info.kv_bytes / info.tensor_parallel_size / 2**20,
+        "largest temporary": temporary / 2**20,
     }
-    bars = {
-        "with free memory": {name: size / GIB for name, size in parts.items()},
-        "in use": {name: size / GIB for name, size in parts.items() if name != "free"},
-    }
-    return stacked_bars("Memory of a device", bars, unit="GiB")
+    title = f"Memory of a device in use; {max(0.0, free) / GIB:.1f} GiB are free"
+    return stacked_bars(title, {"bytes": parts}, unit="MiB")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -44,9 +45,18 @@ class StartTimes:
     num_cached: int
 
 
+@dataclass(frozen=True)
+class Started:
+    """A start: its times, and the engine that it left, with what was told of its programs."""
+
+    times: StartTimes
+    load: Workload
+    log: StartLog
+
+
 def measure_start(
-    model: str, *, batch: int | None, dtype: str, compilation_cache_dir: str | None
-) -> StartTimes:
+    model: str, *, batch: int | None, dtype: str, compilation_cache_dir: str | None, **options: Any
+) -> Started:
     """Starts once, with the parts of loading measured before it, each by itself.
 
     open: the header and the tokenizer's arrays. read: every page of the file, from disk or from the
@@ -54,6 +64,9 @@ def measure_start(
     programs' compilation included. trace and lower: of the step's programs, in one thread. compile:
     what the start waited for beyond that. other: the memory plan, the empty cache. warm-up: what
     the first request took longer than the second.
+
+    Args:
+        options: more fields of `runtime.config.RuntimeConfig`.
 
     Raises:
         ValueError, ModelFileError: as of `Workload`.
@@ -77,6 +90,7 @@ def measure_start(
             report=lambda stage, text: reports.append((stage, time.perf_counter())),
             dtype=dtype,
             compilation_cache_dir=compilation_cache_dir,
+            **options,
         )
     total = clock.lap()
     loaded = [at for stage, at in reports if stage == "load"]
@@ -99,7 +113,7 @@ def measure_start(
         "warm-up": max(0.0, first - second),
     }
     by_compile = sorted(names, key=lambda name: -log.programs[name].compile)
-    return StartTimes(
+    times = StartTimes(
         model=load.engine.info.model_name,
         device=load.engine.info.device,
         num_bytes=file.num_bytes,
@@ -112,6 +126,7 @@ def measure_start(
         num_programs=programs.num_programs,
         num_cached=programs.num_cached,
     )
+    return Started(times, load, log)
 
 
 class _Clock:

@@ -34,7 +34,7 @@ class Phase:
 
 
 def trace_steps(options: argparse.Namespace) -> None:
-    """Times and traces both phases; prints; writes `summary.json` beside the traces.
+    """Measures the machine, starts an engine and traces it.
 
     Raises:
         ValueError: the load does not fit.
@@ -51,6 +51,11 @@ def trace_steps(options: argparse.Namespace) -> None:
         dtype=options.dtype,
         compilation_cache_dir=options.compilation_cache_dir,
     )
+    trace_load(load, ceilings, options)
+
+
+def trace_load(load: Workload, ceilings: Ceilings, options: argparse.Namespace) -> None:
+    """Times and traces both phases; prints; writes `summary.json` beside the traces."""
     info = load.engine.info
     print(
         f"{info.model_name} on {info.device}, {info.dtype}, attention: {info.attention}; "
@@ -58,7 +63,7 @@ def trace_steps(options: argparse.Namespace) -> None:
         f"{ceilings.dtype} product {number(ceilings.flops_per_second, 1e12)} TFLOP/s"
     )
     step_tokens = load.engine.buckets.max_tokens
-    prompts = min(options.batch, max(1, options.steps * step_tokens // options.context))
+    prompts = min(load.batch, max(1, options.steps * step_tokens // load.context))
     load.prefill(prompts)  # a graph is recorded at the first run
     runs: dict[str, Callable[[], Measured]] = {
         "prefill": lambda: load.prefill(prompts),

@@ -1,0 +1,97 @@
+"""Events are summed by scope, and waiting is told from working."""
+
+import pytest
+
+from profiling.events import Event, read_events
+from profiling.hlo_text import parse_hlo
+from profiling.kernel_resources import NOT_ON_CPU, resource_table
+from profiling.scopes import COPIES, OTHER
+from profiling.step_profile import busy_time, modules_of, summarise
+
+HLO = """HloModule jit_f
+
+%body (p: f32[2]) -> f32[2] {
+  %p = f32[2]{0} parameter(0)
+  ROOT %exp.1 = f32[2]{0} exponential(%p), metadata={op_name="jit(f)/attention/exp"}
+}
+
+ENTRY %main (x: f32[2]) -> f32[2] {
+  %x = f32[2]{0} parameter(0)
+  %while.1 = f32[2]{0} while(%x), condition=%body, body=%body
+  %copy.1 = f32[2]{0} copy(%x)
+  ROOT %add_fusion.2 = f32[2]{0} add(%x, %x), metadata={op_name="jit(f)/mlp/add"}
+}
+"""
+MODULES = {"jit_f": parse_hlo(HLO)}
+
+
+def event(name, start, end, *, op=None, module="jit_f", run="1", details=""):
+    op = name if op is None else op
+    return Event(name, op, module, run, "Stream #1", start * 1e9, end * 1e9, details)
+
+
+def test_events_are_summed_by_the_scope_of_their_operation():
+    profile = summarise(
+        [event("exp.1", 0, 2), event("exp.1", 2, 4), event("add_fusion.2", 4, 5)], MODULES
+    )
+    assert profile.scopes["attention"].seconds == pytest.approx(4)
+    assert profile.scopes["attention"].count == 2
+    assert profile.scopes["mlp"].seconds == pytest.approx(1)
+    assert profile.kernels["attention", "exp"].count == 2
+    assert profile.kernels_per_layer(num_layers=3, num_steps=1) == 1
+
+
+def test_a_loop_is_its_body():
+    profile = summarise([event("while.1", 0, 4), event("exp.1", 1, 2)], MODULES)
+    assert profile.scopes.keys() == {"attention"}
+
+
+def test_a_kernel_without_an_operation_is_found_by_its_name():
+    profile = summarise([event("add_fusion_2", 0, 1, op="", module="")], MODULES)
+    assert profile.scopes.keys() == {"mlp"}
+
+
+def test_what_no_program_has_is_a_copy_or_other():
+    events = [event("MemcpyD2H", 0, 1, op="", module=""), event("gemm", 1, 2, op="", module="")]
+    assert summarise(events, MODULES).scopes.keys() == {COPIES, OTHER}
+    assert summarise([event("copy.1", 0, 1)], MODULES).scopes.keys() == {COPIES}
+
+
+def test_gaps_are_told_apart_by_the_execution():
+    busy = busy_time(
+        [
+            event("a", 0, 2),
+            event("b", 1, 3),  # beside the first: counted once
+            event("c", 4, 5),  # a gap of 1 within
+            event("d", 7, 8, run="2"),  # a gap of 2 between
+        ]
+    )
+    assert (busy.window, busy.busy) == pytest.approx((8, 5))
+    assert (busy.within, busy.between) == pytest.approx((1, 2))
+
+
+def test_a_trace_without_kernels_is_refused():
+    with pytest.raises(ValueError, match="no kernel"):
+        summarise([], MODULES)
+
+
+def test_a_folder_without_a_trace_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no trace"):
+        read_events(tmp_path)
+
+
+def test_a_trace_without_a_device_is_refused(tmp_path):
+    (tmp_path / "empty.xplane.pb").write_bytes(b"")
+    with pytest.raises(ValueError, match="no events of a device"):
+        read_events(tmp_path)
+
+
+def test_programs_are_counted_by_their_events():
+    assert modules_of([event("a", 0, 1), event("b", 1, 2, module="")]) == {"jit_f": 1}
+
+
+def test_kernels_tell_their_resources_where_they_have_any():
+    details = "regs:32 static_shared:0 dynamic_shared:1024 grid:8,1,1 block:128,1,1 occ_pct:50"
+    shown = resource_table([event("kernel", 0, 1, details=details)], 5)
+    assert shown.splitlines()[-1].split() == ["kernel", "32", "0", "1024", "8,1,1", "128,1,1", "50"]
+    assert resource_table([event("kernel", 0, 1)], 5) == NOT_ON_CPU
