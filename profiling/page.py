@@ -162,7 +162,8 @@ def svg(size: tuple[int, int], parts: Sequence[str]) -> str:
     """A drawing of so many pixels."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size[0]} {size[1]}" '
-        f'width="{size[0]}" height="{size[1]}" role="img"><style>{SVG_STYLE}</style>{"".join(parts)}</svg>'
+        f'width="{size[0]}" height="{size[1]}" role="img">'
+        f"<style>{SVG_STYLE}</style>{''.join(parts)}</svg>"
     )
 
 
