@@ -40,11 +40,16 @@ def measure_ceilings(
     on_cpu = jax.default_backend() == "cpu"
     copy_bytes = copy_bytes or (2**28 if on_cpu else 2**31)
     side = side or (1024 if on_cpu else 8192)
-    copy_seconds = _least_seconds(lambda x: x + 1, jnp.zeros(copy_bytes // 4, jnp.float32))
-    product_seconds = _least_seconds(
-        lambda x: jnp.matmul(x, x, preferred_element_type=jnp.float32),
-        jnp.ones((side, side), dtype),
+    # in place: on a CPU new memory would cost page faults, several times the copy
+    copy_seconds = _least_seconds(
+        jax.jit(lambda x: x + 1, donate_argnums=0), jnp.zeros(copy_bytes // 4, jnp.float32)
     )
+    # random: a GPU multiplies zeros and ones at higher clocks
+    factor = jax.random.normal(jax.random.key(0), (side, side), dtype)
+    multiply = jax.jit(
+        lambda x, y: jnp.matmul(x, y, preferred_element_type=jnp.float32).astype(dtype)
+    )
+    product_seconds = _least_seconds(lambda x: multiply(x, factor), factor * side**-0.5)
     return Ceilings(
         bytes_per_second=2 * (copy_bytes // 4 * 4) / copy_seconds,
         flops_per_second=2 * side**3 / product_seconds,
@@ -59,16 +64,19 @@ def product_dtype(dtype: str) -> str:
 
 
 def _least_seconds(
-    function: Callable[[Array], Array], operand: Array, *, rounds: int = 7, calls: int = 4
+    program: Callable[[Array], Array], operand: Array, *, rounds: int = 7, calls: int = 4
 ) -> float:
-    """Of one call; the least, since a ceiling is what nothing else disturbed."""
-    program = jax.jit(function)
-    program(operand).block_until_ready()
+    """Of one call, each on the result of the one before.
+
+    The least, since a ceiling is what nothing else disturbed.
+    """
+    operand = program(operand)
+    operand.block_until_ready()
     times = []
     for _ in range(rounds):
         begin = time.perf_counter()
         for _ in range(calls):
-            out = program(operand)
-        out.block_until_ready()
+            operand = program(operand)
+        operand.block_until_ready()
         times.append((time.perf_counter() - begin) / calls)
     return min(times)
