@@ -98,6 +98,13 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     add("--request-rate", type=float, default=math.inf, help="requests a second (inf)")
     add("--burstiness", type=float, default=1.0, help="1: Poisson; below: bursts (%(default)s)")
     add("--num-warmups", type=int, default=0, help="requests before each load (%(default)s)")
+    add(
+        "--ready-check-timeout-sec",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="wait so long for the server to be ready (%(default)s)",
+    )
     add("--workers", type=int, default=1, help="processes that send and read (%(default)s)")
     add("--seed", type=int, default=0, help="of lengths, prompts and times (%(default)s)")
     add("--vocab-size", type=int, help="ids of random prompts (the server's; else 1000)")

@@ -57,6 +57,7 @@ def bench_serve(options: argparse.Namespace) -> int:
         options.base_url or f"http://{options.host}:{options.port}",
         model=options.served_model_name or options.model,
         headers=_pairs(options.header, "header"),
+        wait=options.ready_check_timeout_sec,
     )
     results = []
     for max_concurrency, num_prompts in levels:

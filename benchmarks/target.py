@@ -1,6 +1,7 @@
 """The server under load: what it serves, its tokenizer, the bodies of its requests."""
 
 import json
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from benchmarks.lengths import Sample
 from benchmarks.load_client import Planned
 
 ENDPOINTS = {"openai": "/v1/completions", "openai-chat": "/v1/chat/completions"}
+READY_SECONDS = 0.2  # between two looks
 SMALL_VOCABULARY = 1000  # ids that every model has
 
 
@@ -22,20 +24,32 @@ class Target:
     Args:
         base_url: with the scheme and without the endpoint.
         model: its name in requests; None for the first that the server lists.
+        wait: seconds that it may take to become ready.
 
     Raises:
         ValueError: there is no such server, or it does not list its models.
     """
 
-    def __init__(self, base_url: str, *, model: str | None, headers: Mapping[str, str]):
+    def __init__(
+        self, base_url: str, *, model: str | None, headers: Mapping[str, str], wait: float = 0.0
+    ):
         self.base_url = base_url.rstrip("/")
         self.headers = dict(headers)
-        listed = self._call("/v1/models").get("data")
+        listed = self._models(time.monotonic() + wait)
         if not listed:
             raise ValueError(f"{self.base_url}/v1/models lists no model")
         entry = next((item for item in listed if item["id"] == model), listed[0])
         self.model: str = model or entry["id"]
         self.vocab_size: int = (entry.get("meta") or {}).get("n_vocab", SMALL_VOCABULARY)
+
+    def _models(self, deadline: float) -> Any:
+        while True:
+            try:
+                return self._call("/v1/models").get("data")
+            except ValueError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(READY_SECONDS)
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, by the server's own `/tokenize`.

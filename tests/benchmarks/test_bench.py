@@ -21,9 +21,13 @@ class Server:
     def __init__(self) -> None:
         self.bodies: list[dict] = []
         self.url = ""
+        self.not_ready = 0  # how often it says so
         self.models = [{"id": "m", "meta": {"n_vocab": 7}}]
 
     async def list(self, request):
+        self.not_ready -= 1
+        if self.not_ready >= 0:
+            return web.Response(status=503)
         return web.json_response({"data": self.models})
 
     async def tokenize(self, request):
@@ -218,6 +222,14 @@ def test_a_server_that_is_none_is_refused(server, capsys, monkeypatch):
     assert "/v1/models" in capsys.readouterr().err
     monkeypatch.setattr(server, "models", [])
     with pytest.raises(ValueError, match="lists no model"):
+        Target(server.url, model=None, headers={})
+
+
+def test_a_server_that_is_not_ready_is_waited_for(server):
+    server.not_ready = 2
+    assert Target(server.url, model=None, headers={}, wait=30).model == "m"
+    server.not_ready = 1
+    with pytest.raises(ValueError, match="503"):
         Target(server.url, model=None, headers={})
 
 
