@@ -13,7 +13,7 @@ import msgspec
 from models.gguf_file import open_gguf
 from runtime.compile_log import CompileLog
 from runtime.engine import Engine
-from runtime.errors import RequestError
+from runtime.errors import RequestError, UnsupportedParameter
 from runtime.messages import (
     HEADER,
     MAX_MESSAGE_BYTES,
@@ -27,11 +27,14 @@ from runtime.messages import (
     Refused,
     Shutdown,
     Start,
+    StartProfile,
+    StopProfile,
     Submit,
     ToEngine,
     decode_to_engine,
     encode,
 )
+from runtime.profiler import Profiler
 from runtime.snapshot import take_snapshot
 from runtime.start import start_engine
 
@@ -114,12 +117,16 @@ def run_engine(channel: Channel) -> int:
 def serve(engine: Engine, channel: Channel, log: CompileLog) -> None:
     """Steps while there is work, waits for messages while there is none."""
     compiled_at_start = log.num_compiled
+    profiler = Profiler()
     while True:
         messages = channel.received() if engine.has_work else iter([channel.receive()])
         for message in messages:
             if isinstance(message, Shutdown):
                 return
-            _take(engine, channel, message)
+            if isinstance(message, StartProfile | StopProfile):
+                channel.send(profiler.take(message))
+            else:
+                _take(engine, channel, message)
         outputs = engine.step()
         stats = engine.stats(compilations=log.num_compiled - compiled_at_start)
         # after every step, with tokens or without: who hears nothing knows that we hang
@@ -130,6 +137,8 @@ def _take(engine: Engine, channel: Channel, message: ToEngine) -> None:
     match message:
         case Submit():
             try:
+                if message.pooling is not None:
+                    raise UnsupportedParameter("embeddings are not supported", param="pooling")
                 engine.add(
                     message.request_id,
                     message.prompt_ids,

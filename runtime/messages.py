@@ -3,8 +3,8 @@
 Each message is a msgspec struct, tagged by its name, behind its length as 4 bytes; the bytes travel
 over an inherited socket pair. Nothing is pickled.
 
-    HTTP → engine     Start, Submit, Abort, AskSnapshot, Shutdown
-    engine → HTTP     Progress, Ready, Outputs, Refused, Snapshot, Fatal
+    HTTP → engine     Start, Submit, Abort, AskSnapshot, StartProfile, StopProfile, Shutdown
+    engine → HTTP     Progress, Ready, Outputs, Refused, Snapshot, Profiled, Fatal
 """
 
 import struct
@@ -30,7 +30,8 @@ class Start(msgspec.Struct, tag=True, frozen=True):
 
 
 class Submit(msgspec.Struct, tag=True, frozen=True):
-    """A new request. `choice` numbers the answers to one prompt, so that each draws its own."""
+    """A new request. `choice` numbers the answers to one prompt, so that each draws its own;
+    `pooling`, "last" or "mean", asks for an embedding instead of an answer."""
 
     request_id: int
     prompt_ids: list[int]
@@ -38,6 +39,7 @@ class Submit(msgspec.Struct, tag=True, frozen=True):
     seed: int = 0
     choice: int = 0
     cache_salt: str = ""
+    pooling: str | None = None
 
 
 class Abort(msgspec.Struct, tag=True, frozen=True):
@@ -48,6 +50,16 @@ class Abort(msgspec.Struct, tag=True, frozen=True):
 
 class AskSnapshot(msgspec.Struct, tag=True, frozen=True):
     """Somebody looks: answer with a Snapshot between two steps."""
+
+
+class StartProfile(msgspec.Struct, tag=True, frozen=True):
+    """Trace the steps from now on, into this folder; the answer is a Profiled."""
+
+    directory: str
+
+
+class StopProfile(msgspec.Struct, tag=True, frozen=True):
+    """Write the trace; the answer is a Profiled, once that is done."""
 
 
 class Shutdown(msgspec.Struct, tag=True, frozen=True):
@@ -175,14 +187,20 @@ class Snapshot(msgspec.Struct, tag=True, frozen=True):
     waiting: list[RequestState]
 
 
+class Profiled(msgspec.Struct, tag=True, frozen=True):
+    """A profile was started or written, or `error` says why not."""
+
+    error: str | None = None
+
+
 class Fatal(msgspec.Struct, tag=True, frozen=True):
     """The engine ends; `message` is one line for the operator."""
 
     message: str
 
 
-ToEngine = Start | Submit | Abort | AskSnapshot | Shutdown
-FromEngine = Progress | Ready | Outputs | Refused | Snapshot | Fatal
+ToEngine = Start | Submit | Abort | AskSnapshot | StartProfile | StopProfile | Shutdown
+FromEngine = Progress | Ready | Outputs | Refused | Snapshot | Profiled | Fatal
 
 _encoder = msgspec.msgpack.Encoder()
 _to_engine = msgspec.msgpack.Decoder(ToEngine)

@@ -147,6 +147,7 @@ class TokenOutput:
         finish_reason: None while it goes on, else "stop", "length", "abort" or "error".
         error: what went wrong, in words for the caller.
         num_cached_tokens: prompt tokens found in the prefix cache.
+        embedding: float32 [D] as bytes, where the request asked for one.
     """
 
     request_id: int
@@ -156,6 +157,7 @@ class TokenOutput:
     finish_reason: str | None = None
     error: str | None = None
     num_cached_tokens: int = 0
+    embedding: bytes | None = None
 
 
 @dataclass(eq=False)

@@ -50,6 +50,7 @@ def serve(args: argparse.Namespace) -> int:
         names=tuple(args.served_model_name),
         chat_template=args.chat_template,
         hf_token=args.hf_token,
+        profile_dir=args.profile_dir and args.profile_dir.absolute(),
     )
     return asyncio.run(run_server(options, listener, host=args.host, api_keys=api_keys))
 

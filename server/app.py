@@ -14,6 +14,7 @@ from server.api_keys import ApiKeys
 from server.chat import chat_completions
 from server.completions import completions
 from server.connections import GUARD, ConnectionGuard
+from server.embeddings import embeddings
 from server.engine_exit import EXIT_ENGINE, EXIT_USAGE, EngineNotStarted
 from server.errors import internal_problem, problem_of
 from server.hub import ModelNotFound
@@ -25,6 +26,7 @@ from server.live_route import LIVE_FEED, watch
 from server.metrics import METRICS, Metrics
 from server.models_route import list_models, show_model
 from server.page_routes import PAGE, read_page, show_page, show_page_file
+from server.profile_routes import start_profile, stop_profile
 from server.render_routes import apply_template, render_chat, render_completion
 from server.request_id import add_request_id, take_request_id
 from server.served_model import ModelOptions, open_model
@@ -45,6 +47,9 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/v1/completions", completions),
     ("POST", "/v1/chat/completions", chat_completions),
     ("POST", "/infill", infill),
+    ("POST", "/v1/embeddings", embeddings),
+    ("POST", "/start_profile", start_profile),
+    ("POST", "/stop_profile", stop_profile),
     ("POST", "/tokenize", tokenize),
     ("POST", "/detokenize", detokenize),
     ("POST", "/v1/chat/completions/render", render_chat),

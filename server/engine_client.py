@@ -1,46 +1,39 @@
 """The engine process seen from the HTTP process: start, submit, tokens, abort, end."""
 
 import asyncio
-import logging
-import socket
-import struct
 import sys
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-
-import msgspec
 
 from runtime.config import RuntimeConfig
 from runtime.errors import EngineDied, Overloaded, RequestError
 from runtime.messages import (
-    HEADER,
-    MAX_MESSAGE_BYTES,
     Abort,
     AskSnapshot,
     EngineInfo,
     Fatal,
     FromEngine,
     Outputs,
+    Profiled,
     Progress,
     Ready,
     Refused,
-    Shutdown,
     Snapshot,
     Start,
+    StartProfile,
     Stats,
+    StopProfile,
     Submit,
     ToEngine,
-    decode_from_engine,
-    encode,
 )
 from runtime.request import TokenOutput
-from server.engine_exit import EXIT_ENGINE, EXIT_USAGE, EngineNotStarted, ending
-from server.limits import ENGINE_EXIT_SECONDS, MAX_PENDING, MAX_QUEUED, STEP_SECONDS
+from server.engine_exit import EXIT_ENGINE, EXIT_USAGE, EngineNotStarted
+from server.engine_process import EngineProcess, start_process
+from server.limits import MAX_PENDING, MAX_QUEUED, STEP_SECONDS
 from server.one_answer import OneAnswer
 from server.token_stream import TokenStream
-
-logger = logging.getLogger(__name__)
 
 ENGINE_COMMAND = (sys.executable, "-m", "runtime.engine_process")
 
@@ -72,9 +65,8 @@ class EngineClient:
         self._command = command
         self._streams: dict[int, TokenStream] = {}
         self._last_id = 0
-        self._process: asyncio.subprocess.Process | None = None
-        self._reader: asyncio.StreamReader | None = None
-        self._writer: asyncio.StreamWriter | None = None
+        self._process: EngineProcess | None = None
+        self._profiles: deque[asyncio.Future[Profiled]] = deque()
         self._reading: asyncio.Task[None] | None = None
         self._snapshot: OneAnswer[Snapshot] = OneAnswer(lambda: self._send(AskSnapshot()))
 
@@ -89,17 +81,7 @@ class EngineClient:
         Raises:
             EngineNotStarted: it could not; `stop` is still to be called.
         """
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        with theirs:
-            self._reader, self._writer = await asyncio.open_unix_connection(sock=ours)
-            self._process = await asyncio.create_subprocess_exec(
-                *self._command,
-                str(theirs.fileno()),
-                pass_fds=(theirs.fileno(),),
-                stdin=asyncio.subprocess.DEVNULL,
-                process_group=0,  # Ctrl-C is the parent's to handle: it lets requests finish
-            )
+        self._process = await start_process(self._command)
         self._send(Start(config, sorted(stop_ids)))
         try:
             self.info = await self._until_ready(report)
@@ -121,17 +103,8 @@ class EngineClient:
         """Ends the process, however far it is."""
         if self._reading is not None:
             self._reading.cancel()
-        if self._writer is not None:
-            self._send(Shutdown())
-            self._writer.close()  # the end of the stream ends a busy engine as well
         if self._process is not None:
-            try:
-                async with asyncio.timeout(ENGINE_EXIT_SECONDS):
-                    await self._process.wait()
-            except TimeoutError:
-                logger.warning("the engine process does not end; killing it")
-                self._process.kill()
-                await self._process.wait()
+            await self._process.stop()
 
     def new_id(self) -> int:
         """An id that no request had before."""
@@ -180,12 +153,30 @@ class EngineClient:
             raise EngineDied("the engine has stopped")
         return await self._snapshot.get()
 
+    async def profile(self, message: StartProfile | StopProfile) -> Profiled:
+        """Starts a trace of the engine, or ends one and waits until it is written.
+
+        Raises:
+            EngineDied: the engine is gone.
+            ShuttingDown: the server ends.
+        """
+        if self._reading is None or self._reading.done():
+            raise EngineDied("the engine has stopped")
+        answer: asyncio.Future[Profiled] = asyncio.get_running_loop().create_future()
+        self._profiles.append(answer)
+        self._send(message)
+        return await asyncio.shield(answer)  # the engine answers, whoever has left
+
     def fail_all(self, error: Exception) -> None:
         """Ends every stream with an error."""
         for stream in set(self._streams.values()):
             stream.fail(error)
         self._streams.clear()
         self._snapshot.fail(error)
+        for answer in self._profiles:
+            answer.set_exception(error)
+            answer.exception()  # looked at, for there may be nobody left
+        self._profiles.clear()
 
     def _abort(self, request_ids: Sequence[int]) -> None:
         known = [i for i in request_ids if self._streams.pop(i, None) is not None]
@@ -193,20 +184,19 @@ class EngineClient:
             self._send(Abort(known))
 
     def _send(self, *messages: ToEngine) -> None:
-        assert self._writer is not None
-        # a dead engine is found by the reader, which then fails every stream
-        if not self._writer.is_closing():
-            self._writer.write(b"".join(map(encode, messages)))
+        assert self._process is not None
+        self._process.send(*messages)
 
     async def _until_ready(self, report: Callable[[Progress], None]) -> EngineInfo:
+        assert self._process is not None
         while True:
-            match await self._receive():
+            match await self._process.receive():
                 case Progress() as progress:
                     report(progress)
                 case Ready(info=info):
                     return info
                 case Fatal(message=message):
-                    code = await self._exit_code()
+                    code = await self._process.exit_code()
                     raise EngineNotStarted(
                         message, EXIT_ENGINE if code == EXIT_ENGINE else EXIT_USAGE
                     )
@@ -237,6 +227,8 @@ class EngineClient:
                     stream.fail(RequestError(text, param=param, code=code))
             case Snapshot() as snapshot:
                 self._snapshot.put(snapshot)
+            case Profiled() as profiled:
+                self._profiles.popleft().set_result(profiled)
             case Fatal(message=text):
                 raise EngineDied(text)
             case Progress() | Ready():
@@ -257,7 +249,7 @@ class EngineClient:
         assert self.info is not None and self._process is not None
         kind = "cpu" if "cpu" in self.info.device.lower() else "gpu"
         seconds = self._step_seconds or STEP_SECONDS[kind]
-        message = asyncio.create_task(self._receive())
+        message = asyncio.create_task(self._process.receive())
         try:
             while True:
                 busy = bool(self._streams)
@@ -265,29 +257,7 @@ class EngineClient:
                 if message.done():
                     return message.result()
                 if busy and self._streams:
-                    self._process.kill()
+                    self._process.child.kill()
                     raise EngineDied(f"the engine has not finished a step for {seconds:g} s")
         finally:
             message.cancel()
-
-    async def _receive(self) -> FromEngine:
-        assert self._reader is not None
-        try:
-            (size,) = HEADER.unpack(await self._reader.readexactly(HEADER.size))
-            if size > MAX_MESSAGE_BYTES:
-                raise EngineDied(f"a message of {size} bytes came from the engine")
-            return decode_from_engine(await self._reader.readexactly(size))
-        except (asyncio.IncompleteReadError, ConnectionError):
-            code = await self._exit_code()
-            raise EngineDied(f"the engine process {ending(code)}") from None
-        except (msgspec.MsgspecError, struct.error) as error:
-            raise EngineDied(f"a broken message came from the engine: {error}") from error
-
-    async def _exit_code(self) -> int | None:
-        """How the process ended; None if it has closed its socket and goes on."""
-        assert self._process is not None
-        try:
-            async with asyncio.timeout(ENGINE_EXIT_SECONDS):
-                return await self._process.wait()
-        except TimeoutError:
-            return None

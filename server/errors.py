@@ -154,3 +154,12 @@ def unavailable(code: str, message: str, **headers: str) -> ApiError:
     return ApiError(
         Problem(503, "service_unavailable", code, message, headers={**RETRY, **headers})
     )
+
+
+def profiling_is_off() -> ApiError:
+    message = "profiles are off; the server was started without --profile-dir"
+    return ApiError(Problem(404, "not_found_error", "not_found", message))
+
+
+def profile_conflict(message: str) -> ApiError:
+    return ApiError(Problem(409, "conflict_error", "profile_conflict", message))

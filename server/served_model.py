@@ -32,6 +32,7 @@ class ModelOptions:
         config: `config.model` is what the operator typed: a path or a name on the hub.
         names: what requests may call the model; empty for a name made from `config.model`.
         chat_template: a file that replaces the model's own template.
+        profile_dir: where /start_profile writes; None: it is off.
         engine_command: how the engine process is started; its socket's number is appended.
     """
 
@@ -39,6 +40,7 @@ class ModelOptions:
     names: tuple[str, ...] = ()
     chat_template: Path | None = None
     hf_token: str | None = None
+    profile_dir: Path | None = None
     engine_command: tuple[str, ...] = ENGINE_COMMAND
 
     @property
@@ -62,6 +64,7 @@ class ServedModel:
     engine: EngineClient
     info: EngineInfo
     next_seed: Callable[[], int]
+    profile_dir: Path | None = None
     created: float = field(default_factory=time.time)
 
 
@@ -90,7 +93,7 @@ async def open_model(
             info = await engine.start(config, text.tokenizer.stop_ids, progress.report)
         for line in start_lines(info):
             logger.info(line)
-        yield ServedModel(names, text, engine, info, seed_source(config.seed))
+        yield ServedModel(names, text, engine, info, seed_source(config.seed), options.profile_dir)
     finally:
         await engine.stop()
         text.close()

@@ -31,7 +31,12 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def fake_options(tiny_gguf: Path) -> Callable[..., ModelOptions]:
-    def make(*flags: object, names: tuple[str, ...] = (), **config: Any) -> ModelOptions:
+    def make(
+        *flags: object,
+        names: tuple[str, ...] = (),
+        profile_dir: Path | None = None,
+        **config: Any,
+    ) -> ModelOptions:
         # -c: with the script's path, its folder would be searched for packages, not the root
         code = (
             f"import sys, runpy; sys.path.insert(0, {str(ROOT)!r}); "
@@ -40,6 +45,7 @@ def fake_options(tiny_gguf: Path) -> Callable[..., ModelOptions]:
         return ModelOptions(
             config=RuntimeConfig(**{"model": str(tiny_gguf)} | config),
             names=names,
+            profile_dir=profile_dir,
             engine_command=(sys.executable, "-c", code, *map(str, flags)),
         )
 

@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 import time
+from array import array
 
 from runtime.messages import (
     HEADER,
@@ -21,6 +22,7 @@ from runtime.messages import (
     FromEngine,
     Outputs,
     PageRuns,
+    Profiled,
     Progress,
     Ready,
     Refused,
@@ -28,7 +30,9 @@ from runtime.messages import (
     Shutdown,
     Snapshot,
     Start,
+    StartProfile,
     Stats,
+    StopProfile,
     Submit,
     decode_to_engine,
     encode,
@@ -49,6 +53,7 @@ def main() -> int:
     parser.add_argument("--hang-after", type=int, help="steps until it gives no more tokens")
     parser.add_argument("--fail-after", type=int, help="tokens until a request ends in an error")
     parser.add_argument("--refuse", help="refuse every request, with this message")
+    parser.add_argument("--die-on-profile", action="store_true")
     parser.add_argument("--deaf", action="store_true", help="do not end when told to")
     parser.add_argument("--max-num-seqs", type=int, default=8)
     parser.add_argument("--max-model-len", type=int, default=256)
@@ -65,6 +70,7 @@ class FakeEngine:
         self.requests: dict[int, tuple[Submit, int]] = {}
         self.steps = self.prompt_tokens = self.generated = 0
         self.begun: list[int] = []
+        self.is_profiling = False
 
     def run(self) -> int:
         threading.Thread(target=self.read, daemon=True).start()
@@ -111,6 +117,13 @@ class FakeEngine:
                 file.write(f"{type(message).__name__} {ids} {salt}\n")
 
     def take(self, message: object) -> None:
+        if isinstance(message, StartProfile | StopProfile):
+            if self.args.die_on_profile:
+                os._exit(9)
+            starts = isinstance(message, StartProfile)
+            wrong = starts == self.is_profiling
+            self.is_profiling = starts
+            self.send(Profiled("not now" if wrong else None))
         if isinstance(message, Submit):
             if self.args.refuse:
                 self.send(Refused(message.request_id, self.args.refuse, "prompt", "invalid_value"))
@@ -148,6 +161,11 @@ class FakeEngine:
 
     def token(self, submit: Submit, done: int) -> TokenOutput:
         params, prompt = submit.params, submit.prompt_ids
+        if submit.pooling is not None:
+            vector = array("f", [3.0 if submit.pooling == "last" else -3.0, len(prompt), 0.0])
+            return TokenOutput(
+                submit.request_id, None, finish_reason="stop", embedding=vector.tobytes()
+            )
         token_id = prompt[(done + submit.choice) % len(prompt)]
         reason, error = None, None
         assert params.max_tokens is not None

@@ -63,7 +63,7 @@ async def test_a_killed_engine_is_noticed_while_idle(
     start_server: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = await start_server()
-    process = client.app[LIFECYCLE].model.engine._process
+    process = client.app[LIFECYCLE].model.engine._process.child
     os.kill(process.pid, signal.SIGKILL)
     assert await until_ended(client) == 70
     assert "was ended by SIGKILL" in caplog.text
@@ -125,13 +125,13 @@ async def test_a_model_that_is_not_there_ends_the_server(
 async def test_an_engine_that_does_not_end_is_killed(
     fake_options: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.engine_client.ENGINE_EXIT_SECONDS", 0.2)
+    monkeypatch.setattr("server.engine_process.ENGINE_EXIT_SECONDS", 0.2)
     options = fake_options("--deaf")
     engine = EngineClient(options.engine_command)
     await engine.start(options.config, [1], print)
     assert engine._process is not None
     await engine.stop()
-    assert engine._process.returncode == -signal.SIGKILL
+    assert engine._process.child.returncode == -signal.SIGKILL
     with pytest.raises(EngineDied):
         async with engine.generate([]):
             pass
@@ -142,7 +142,7 @@ async def test_an_engine_that_closes_its_connection_and_goes_on(
 ) -> None:
     import sys
 
-    monkeypatch.setattr("server.engine_client.ENGINE_EXIT_SECONDS", 0.2)
+    monkeypatch.setattr("server.engine_process.ENGINE_EXIT_SECONDS", 0.2)
     code = "import os, sys, time; os.close(int(sys.argv[1])); time.sleep(60)"
     engine = EngineClient((sys.executable, "-c", code))
     with pytest.raises(EngineNotStarted, match="closed its connection"):
@@ -184,5 +184,5 @@ async def test_an_engine_that_hangs_is_killed_and_ends_its_requests(fake_options
             while await stream.take():
                 pass
     assert engine._process is not None
-    assert await engine._process.wait() == -signal.SIGKILL
+    assert await engine._process.child.wait() == -signal.SIGKILL
     await engine.stop()
