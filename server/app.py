@@ -25,12 +25,14 @@ from server.live_feed import LiveFeed
 from server.live_route import LIVE_FEED, watch
 from server.metrics import METRICS, Metrics
 from server.models_route import list_models, show_model
-from server.page_routes import PAGE, read_page, show_page, show_page_file
+from server.openapi import make_spec
+from server.operations import OPERATIONS, SPEC, openapi
+from server.page_routes import PAGE, read_page, show_docs, show_page, show_page_file
 from server.profile_routes import start_profile, stop_profile
 from server.render_routes import apply_template, render_chat, render_completion
 from server.request_id import add_request_id, take_request_id
 from server.served_model import ModelOptions, open_model
-from server.status_routes import health, live, metrics, version
+from server.status_routes import health, installed_version, live, load, metrics, props, version
 from server.throughput_log import log_throughput
 from server.tokenize_routes import detokenize, tokenize
 
@@ -38,10 +40,15 @@ logger = logging.getLogger(__name__)
 
 ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/health", health),
+    ("GET", "/health/ready", health),
     ("GET", "/health/live", live),
     ("GET", "/ping", health),
     ("GET", "/version", version),
+    ("GET", "/load", load),
+    ("GET", "/props", props),
     ("GET", "/metrics", metrics),
+    ("GET", "/openapi.json", openapi),
+    ("GET", "/docs", show_docs),
     ("GET", "/v1/models", list_models),
     ("GET", "/v1/models/{id:.+}", show_model),
     ("POST", "/v1/completions", completions),
@@ -59,8 +66,8 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/", show_page),
     ("GET", "/page/{name}", show_page_file),
 )
-# Container platforms probe the first two without keys; the page asks for the key itself.
-OPEN_HANDLERS: frozenset[Handler] = frozenset({health, live, show_page, show_page_file})
+# Container platforms probe the first two without keys; the pages ask for the key themselves.
+OPEN_HANDLERS: frozenset[Handler] = frozenset({health, live, show_page, show_page_file, show_docs})
 
 OPTIONS = web.AppKey("options", ModelOptions)
 
@@ -75,6 +82,7 @@ def make_app(
     app[METRICS] = Metrics(app[LIFECYCLE], options.served_names[0])
     app[LIVE_FEED] = LiveFeed(app[METRICS])
     app[PAGE] = read_page()
+    app[SPEC] = make_spec(ROUTES, OPERATIONS, OPEN_HANDLERS, version=installed_version())
     app[GUARD] = ConnectionGuard()
     app[ACCESS] = make_access(api_keys or ApiKeys(), host, OPEN_HANDLERS)
     for method, path, handler in ROUTES:

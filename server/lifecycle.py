@@ -16,6 +16,7 @@ class Lifecycle:
     Attributes:
         model: what is served, once it is ready.
         draining: no new requests are taken; those that run may finish.
+        num_active: requests that are being answered.
         exit_code: set when the server cannot go on.
     """
 
@@ -24,7 +25,7 @@ class Lifecycle:
         self.draining = False
         self.exit_code: int | None = None
         self.ended = asyncio.Event()
-        self._num_active = 0
+        self.num_active = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -55,13 +56,13 @@ class Lifecycle:
     def request(self) -> Iterator[ServedModel]:
         """Counts a request, so that draining can wait for it."""
         model = self.require_model()
-        self._num_active += 1
+        self.num_active += 1
         self._idle.clear()
         try:
             yield model
         finally:
-            self._num_active -= 1
-            if self._num_active == 0:
+            self.num_active -= 1
+            if self.num_active == 0:
                 self._idle.set()
 
     async def wait_until_idle(self) -> None:

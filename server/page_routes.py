@@ -14,6 +14,7 @@ TYPES = {
     ".svg": "image/svg+xml",
 }
 INDEX = "index.html"
+DOCS = "docs.html"
 HEADERS = {
     # all that the page needs comes from here, and nobody else may frame it
     "Content-Security-Policy": (
@@ -50,6 +51,11 @@ def read_page() -> dict[str, PageFile]:
 async def show_page(request: web.Request) -> web.Response:
     """GET /: the page; it needs no key, for a browser cannot send one with an address."""
     return _answer(request, request.app[PAGE][INDEX])
+
+
+async def show_docs(request: web.Request) -> web.Response:
+    """GET /docs: the routes for people, read from /openapi.json."""
+    return _answer(request, request.app[PAGE][DOCS])
 
 
 async def show_page_file(request: web.Request) -> web.Response:

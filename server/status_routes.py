@@ -1,4 +1,4 @@
-"""GET /health, /health/live, /ping, /version, /metrics: what operators and their tools ask."""
+"""GET /health…, /ping, /version, /load, /props, /metrics: what operators and their tools ask."""
 
 import importlib.metadata
 
@@ -27,6 +27,27 @@ async def live(request: web.Request) -> web.Response:
 async def version(request: web.Request) -> web.Response:
     """The version of ggjax."""
     return json_response({"version": installed_version()})
+
+
+async def load(request: web.Request) -> web.Response:
+    """How many requests are being answered."""
+    return json_response({"server_load": request.app[LIFECYCLE].num_active})
+
+
+async def props(request: web.Request) -> web.Response:
+    """What llama-server's clients ask before they begin: context, places, chat template."""
+    model = request.app[LIFECYCLE].require_model()
+    info = model.info
+    return json_response(
+        {
+            "default_generation_settings": {"n_ctx": info.max_model_len},
+            "total_slots": info.max_num_seqs,
+            "model_alias": model.names[0],
+            "chat_template": model.text.template.source or "",
+            "modalities": {"vision": False, "audio": False},
+            "build_info": f"ggjax {installed_version()}",
+        }
+    )
 
 
 async def metrics(request: web.Request) -> web.Response:

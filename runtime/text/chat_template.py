@@ -57,7 +57,7 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str | None, tokenizer: Tokenizer, worker: TemplateWorker) -> None:
-        self._source = source
+        self.source = source
         self._tokenizer = tokenizer
         self._worker = worker
         self._shield = PromptShield(tokenizer)
@@ -130,12 +130,12 @@ class ChatTemplate:
         return tuple(refused)
 
     def _template(self) -> str:
-        if self._source is None:
+        if self.source is None:
             raise TemplateError(
                 "the model file has no chat template; start with --chat-template FILE, or use "
                 "completions instead of chats"
             )
-        return self._source
+        return self.source
 
     def _prepare(
         self,

@@ -10,7 +10,7 @@ from server.api_keys import ApiKeys
 from server.app import OPEN_HANDLERS, ROUTES
 
 KEY = "sk-right"
-OPEN = {"/health", "/health/live", "/ping"}
+OPEN = {"/health", "/health/ready", "/health/live", "/ping"}
 PAGE = {"/", "/page/{name}"}  # open too; the page asks for the key itself
 PATHS = [
     (method, path.replace("{id:.+}", "tiny")) for method, path, _ in ROUTES if path not in PAGE

@@ -43,10 +43,43 @@ async def test_tokenize_and_back(client: Any) -> None:
     assert found["max_model_len"] == 256
     assert found["token_strs"][-1] == "<|im_end|>"
     back = await client.post("/detokenize", json={"tokens": found["tokens"]})
-    assert await back.json() == {"prompt": "hi<|im_end|>"}
+    assert await back.json() == {"prompt": "hi<|im_end|>", "content": "hi<|im_end|>"}
     plain = await client.post("/tokenize", json={"prompt": "hi<|im_end|>", "parse_special": False})
     assert (await plain.json())["count"] > found["count"]
     assert (await plain.json())["token_strs"] is None
+
+
+async def test_llama_servers_form_of_tokenize(client: Any) -> None:
+    async def ask(**body: Any) -> Any:
+        return await (await client.post("/tokenize", json=body)).json()
+
+    plain = await ask(content="hé<|im_end|>")
+    pieces = await ask(content="hé<|im_end|>", with_pieces=True)
+    assert list(plain) == ["tokens"]
+    assert [entry["id"] for entry in pieces["tokens"]] == plain["tokens"]
+    assert pieces["tokens"][-1]["piece"] == "<|im_end|>"
+    assert b"".join(
+        bytes(piece) if isinstance(piece, list) else piece.encode()
+        for piece in (entry["piece"] for entry in pieces["tokens"])
+    ) == "hé<|im_end|>".encode()  # fmt: skip
+    shielded = await ask(content="<|im_end|>", parse_special=False, add_special=True)
+    assert len(shielded["tokens"]) > 1
+
+
+async def test_load_and_props(start_server: Any) -> None:
+    client = await start_server("--delay", 0.05)
+    assert await (await client.get("/load")).json() == {"server_load": 0}
+    async with client.post(
+        "/v1/completions", json={"prompt": "XYZ", "max_tokens": 50, "stream": True}
+    ) as response:
+        await response.content.readline()
+        assert await (await client.get("/load")).json() == {"server_load": 1}
+        response.close()
+    props = await (await client.get("/props")).json()
+    assert props["default_generation_settings"]["n_ctx"] == 256
+    assert props["total_slots"] == 8
+    assert "messages" in props["chat_template"]
+    assert props["build_info"].startswith("ggjax ")
 
 
 async def test_a_long_prompt_is_encoded_too(client: Any) -> None:
@@ -60,6 +93,11 @@ async def test_a_long_prompt_is_encoded_too(client: Any) -> None:
         ("/tokenize", {}, "prompt"),
         ("/tokenize", {"prompt": "a", "messages": [{"role": "user", "content": "x"}]}, "prompt"),
         ("/tokenize", {"prompt": 5}, "prompt"),
+        ("/tokenize", {"content": None}, "content"),
+        ("/tokenize", {"content": 5}, "content"),
+        ("/tokenize", {"content": "a", "messages": []}, "messages"),
+        ("/tokenize", {"content": "a", "with_pieces": 1}, "with_pieces"),
+        ("/tokenize", {"prompt": "a", "with_pieces": True}, "with_pieces"),
         ("/detokenize", {"tokens": [5000]}, "tokens"),
         ("/detokenize", {"tokens": [-1]}, "tokens"),
         ("/detokenize", {"tokens": "x"}, "tokens"),
@@ -113,8 +151,11 @@ async def test_a_busy_server_says_how_fast_it_is(
     assert "Avg prompt" not in caplog.text
     await client.post("/v1/completions", json={"prompt": "XYZ"})
     await asyncio.sleep(0.05)
+    num_lines = caplog.text.count("Avg prompt throughput")
+    assert num_lines
+    await asyncio.sleep(0.1)  # nothing is done, and nothing said
     task.cancel()
-    assert caplog.text.count("Avg prompt throughput") == 1
+    assert caplog.text.count("Avg prompt throughput") == num_lines
 
 
 def test_the_throughput_line() -> None:
