@@ -5,9 +5,10 @@ import math
 import sys
 import time
 from array import array
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from aiohttp import web
+from pydantic import WithJsonSchema
 
 from runtime.errors import PromptTooLong, RequestError
 from runtime.messages import Submit
@@ -25,10 +26,20 @@ from server.schema import Body, parse
 from server.served_model import ServedModel
 
 
+INPUT = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "array", "items": {"type": "string"}},
+        {"type": "array", "items": {"type": "integer"}},
+        {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
+    ]
+}
+
+
 class EmbeddingsBody(Body):
     """POST /v1/embeddings. `input` is looked at as the `prompt` of a completion is."""
 
-    input: Any
+    input: Annotated[Any, WithJsonSchema(INPUT)]
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None
