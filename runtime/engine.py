@@ -66,7 +66,6 @@ class Engine:
         """`stop_ids`: tokens of the model that end an answer."""
         self.scheduler = scheduler
         self.info = info
-        self.begun: list[int] = []
         self.runner = runner
         self.buckets = buckets
         self.shape = shape

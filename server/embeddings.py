@@ -25,7 +25,6 @@ from server.respond import json_response
 from server.schema import Body, parse
 from server.served_model import ServedModel
 
-
 INPUT = {
     "anyOf": [
         {"type": "string"},

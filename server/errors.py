@@ -163,3 +163,13 @@ def profiling_is_off() -> ApiError:
 
 def profile_conflict(message: str) -> ApiError:
     return ApiError(Problem(409, "conflict_error", "profile_conflict", message))
+
+
+def queue_timeout(seconds: float) -> ApiError:
+    return unavailable("queue_timeout", f"the request waited {seconds:g} s for its turn")
+
+
+def deadline_exceeded(seconds: float) -> ApiError:
+    message = f"the answer took more than {seconds:g} s"
+    headers = {"x-should-retry": "false"}
+    return ApiError(Problem(504, "server_error", "deadline_exceeded", message, headers=headers))

@@ -11,7 +11,8 @@ from runtime.errors import RequestError
 from runtime.messages import Submit
 from runtime.request import SamplingParams, TokenOutput, answer_room
 from runtime.text.answer import Answer, Piece
-from server.limits import MAX_CHOICES, PING_SECONDS
+from server.errors import deadline_exceeded, queue_timeout
+from server.limits import MAX_CHOICES, PING_SECONDS, QUEUE_SECONDS, REQUEST_SECONDS
 from server.metrics import FinishedAnswer, Metrics
 from server.prompts import check_ids
 from server.request_log import log_finished
@@ -60,8 +61,10 @@ class Generation:
 
         Raises:
             RequestError, EngineDied, AnswerFailed, ShuttingDown: as `TokenStream.take`.
+            ApiError: 503, it waited too long for its turn; 504, it takes too long.
         """
         while True:
+            self._check_time()
             try:
                 async with asyncio.timeout(PING_SECONDS):
                     outputs = await self._stream.take()
@@ -104,6 +107,14 @@ class Generation:
             arrival=self._call.arrival,
             reasons=(answer.finish_reason or "abort" for answer in self._answers.values()),
         )
+
+    def _check_time(self) -> None:
+        """Looked at between steps and pings, so a few seconds late at worst."""
+        seconds = time.monotonic() - self._call.arrival
+        if seconds > REQUEST_SECONDS:
+            raise deadline_exceeded(REQUEST_SECONDS)
+        if seconds > QUEUE_SECONDS and not self._stream.begun and not self._first_token:
+            raise queue_timeout(QUEUE_SECONDS)
 
     def _push(self, outputs: Sequence[TokenOutput]) -> list[Piece]:
         now = time.monotonic()

@@ -15,6 +15,9 @@ HEADER_SECONDS = 10.0
 MAX_CONNECTIONS = 4096
 WRITE_SECONDS = 30.0
 PING_SECONDS = 15.0
+# clients wait for 600 s; who is served later has left
+QUEUE_SECONDS = 600.0
+REQUEST_SECONDS = 3600.0
 KEEP_ALIVE_SECONDS = 75.0
 DRAIN_SECONDS = 30.0
 CLOSE_SECONDS = 2.0  # for handlers to say goodbye

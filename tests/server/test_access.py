@@ -1,6 +1,7 @@
 """Keys: every route but the listed ones needs one, whatever the request looks like."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from server.app import OPEN_HANDLERS, ROUTES
 
 KEY = "sk-right"
 OPEN = {"/health", "/health/ready", "/health/live", "/ping"}
-PAGE = {"/", "/page/{name}"}  # open too; the page asks for the key itself
+PAGE = {"/", "/page/{name}", "/docs"}  # open too; the pages ask for the key themselves
 PATHS = [
     (method, path.replace("{id:.+}", "tiny")) for method, path, _ in ROUTES if path not in PAGE
 ]
@@ -33,8 +34,8 @@ WRONG_HEADERS: list[dict[str, str]] = [
 
 
 @pytest.fixture
-async def guarded(start_server: Any) -> Any:
-    return await start_server(api_keys=("other", KEY))
+async def guarded(start_server: Any, tmp_path: Path) -> Any:
+    return await start_server(api_keys=("other", KEY), profile_dir=tmp_path)
 
 
 def test_the_list_of_open_routes_is_the_whole_list() -> None:

@@ -110,18 +110,32 @@ async def test_bad_bodies(client: Any, url: str, body: dict[str, Any], param: st
     assert (await response.json())["error"]["param"] == param
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "num_output"),
+    [
+        ("/v1/completions", {"prompt": "CANARY", "max_tokens": 5, "user": "CANARY"}, 5),
+        ("/infill", {"input_prefix": "CANARY", "n_predict": 5}, 5),
+        ("/v1/embeddings", {"input": "CANARY", "user": "CANARY"}, 0),
+    ],
+)
 async def test_one_line_for_each_request_and_no_text_of_it(
-    start_server: Any, caplog: pytest.LogCaptureFixture
+    start_server: Any,
+    caplog: pytest.LogCaptureFixture,
+    path: str,
+    body: dict[str, Any],
+    num_output: int,
 ) -> None:
     caplog.set_level(logging.INFO)
-    client = await start_server()
-    body = {"prompt": "CANARY", "max_tokens": 5, "user": "CANARY"}
+    client = await start_server(api_keys=("CANARY",))
     headers = {"X-Request-Id": "my-id", "Authorization": "Bearer CANARY"}
-    await client.post("/v1/completions", json=body, headers=headers)
+    assert (await client.post(path, json=body, headers=headers)).status == 200
+    await client.post(path, json=body | {"CANARY": 1}, headers=headers)
     lines = [record.getMessage() for record in caplog.records]
     (line,) = [line for line in lines if line.startswith("my-id")]
-    assert "5 output tokens" in line and line.endswith("length")
+    assert f"{num_output} output tokens" in line and line.endswith(("length", "stop"))
     assert "CANARY" not in caplog.text
+    metrics = await (await client.get("/metrics", headers=headers)).text()
+    assert "CANARY" not in metrics
 
 
 @pytest.mark.parametrize("flag", ["--log-requests", "--disable-log-requests"])
