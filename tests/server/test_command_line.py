@@ -115,7 +115,7 @@ def run_server(tiny_gguf: Path) -> Iterator[Callable[..., Server]]:
 
 def test_the_start_says_what_users_of_vllm_look_for(run_server: Any) -> None:
     server = run_server()
-    server.until("ready")
+    server.until("server.app:ready")
     log = "\n".join(server.lines)
     assert "Model loading took 0.00 GiB memory and 0.20 seconds" in log
     assert ":KV cache size: 4,096 tokens" in log
@@ -127,7 +127,7 @@ def test_the_start_says_what_users_of_vllm_look_for(run_server: Any) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_requests_finish(run_server: Any, number: int) -> None:
     server = run_server("--delay", "0.05")
-    server.until("ready")
+    server.until("server.app:ready")
     with server.stream(max_tokens=20) as response:
         response.readline()
         server.signal(number)
@@ -144,7 +144,7 @@ def test_a_signal_lets_requests_finish(run_server: Any, number: int) -> None:
 
 def test_what_does_not_finish_in_time_ends_with_an_error(run_server: Any) -> None:
     server = run_server("--hang-after", "3", drain=0.3)
-    server.until("ready")
+    server.until("server.app:ready")
     with server.stream() as response:
         response.readline()
         server.signal(signal.SIGTERM)
@@ -156,7 +156,7 @@ def test_what_does_not_finish_in_time_ends_with_an_error(run_server: Any) -> Non
 
 def test_a_second_signal_ends_at_once(run_server: Any) -> None:
     server = run_server("--hang-after", "3", drain=60)
-    server.until("ready")
+    server.until("server.app:ready")
     with server.stream() as response:
         response.readline()
         server.signal(signal.SIGINT)
@@ -175,7 +175,7 @@ def test_a_signal_while_loading_ends_the_server(run_server: Any) -> None:
 
 def test_an_engine_that_dies_ends_the_server(run_server: Any) -> None:
     server = run_server("--die-after", "2")
-    server.until("ready")
+    server.until("server.app:ready")
     with pytest.raises(urllib.error.HTTPError), server.stream(stream=False) as response:
         response.read()
     assert server.wait(10) == 70
@@ -192,7 +192,7 @@ def test_an_engine_that_refuses_to_start_is_one_line(run_server: Any) -> None:
 
 def test_a_killed_server_takes_its_engine_along(run_server: Any, tmp_path: Path) -> None:
     server = run_server("--hang-after", "0", "--events", str(tmp_path / "events"))
-    server.until("ready")
+    server.until("server.app:ready")
     children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
     pids = [int(pid) for pid in children.read_text().split()]
     assert pids
