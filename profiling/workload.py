@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import jax
 import numpy as np
+from jaxtyping import Array
 
 from models import demo
 from models.config import ModelConfig, model_config
@@ -18,11 +19,11 @@ from runtime.buckets import Bucket
 from runtime.compile_log import CompileLog
 from runtime.config import RuntimeConfig
 from runtime.engine import Engine, Runner
-from runtime.model_runner import ModelRunner, PendingStep
+from runtime.model_runner import ModelRunner, PendingStep, StepResult
 from runtime.request import SamplingParams
 from runtime.start import DEFAULTS, start_engine
 from runtime.step_input import StepInput
-from runtime.step_plan import SampledToken, StepPlan
+from runtime.step_plan import StepPlan
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "int8": 4}  # with int8 weights activations are float32
 
@@ -34,12 +35,18 @@ class Recorder:
     runner: Runner
     steps: list[StepInput] = field(default_factory=list)
 
-    def start(self, step: StepInput) -> PendingStep:
+    def forward(self, step: StepInput) -> Array:
         """Of `runner`."""
         self.steps.append(step)
-        return self.runner.start(step)
+        return self.runner.forward(step)
 
-    def read(self, plan: StepPlan, step: PendingStep) -> list[SampledToken]:
+    def sample(
+        self, step: StepInput, hidden: Array, masks: np.ndarray | None = None
+    ) -> PendingStep:
+        """Of `runner`."""
+        return self.runner.sample(step, hidden, masks)
+
+    def read(self, plan: StepPlan, step: PendingStep) -> StepResult:
         """Of `runner`."""
         return self.runner.read(plan, step)
 

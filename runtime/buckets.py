@@ -7,6 +7,9 @@ from functools import cached_property
 
 from models.kv_cache import BLOCK_Q
 
+# Tokens of prompts that one step reports on (scores, hidden states) besides one row for each slot.
+REPORTED_ROWS = BLOCK_Q
+
 
 @dataclass(frozen=True, order=True)
 class Bucket:
@@ -91,6 +94,11 @@ class Buckets:
         """Numbers of rows: of a step without blocks, and of what is sampled."""
         return _growing(self.min_rows, self.num_slots, 2)
 
+    @property
+    def max_rows(self) -> int:
+        """Rows of hidden states that a step gives out."""
+        return max_rows(self.num_slots)
+
     @cached_property
     def blocks(self) -> list[int]:
         """Numbers of query blocks."""
@@ -122,12 +130,16 @@ class Buckets:
         return SampleBucket(_at_least(self._sampled_rows(mode), num_samples), mode)
 
     def _sampled_rows(self, mode: SampleMode) -> list[int]:
+        if mode is SampleMode.GREEDY:
+            return self.rows
         # five modes of eight sizes would be too many programs, and a few rows more cost little
-        return self.rows if mode is SampleMode.GREEDY else self._coarse_rows
+        coarse = _growing(self.min_rows, self.num_slots, 4)
+        return [*coarse, self.max_rows] if mode is SampleMode.FULL else coarse
 
-    @cached_property
-    def _coarse_rows(self) -> list[int]:
-        return _growing(self.min_rows, self.num_slots, 4)
+
+def max_rows(num_slots: int) -> int:
+    """Rows of hidden states that a step gives out: one a slot, and those reported on."""
+    return num_slots + REPORTED_ROWS
 
 
 def _growing(first: int, last: int, factor: int) -> list[int]:

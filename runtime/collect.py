@@ -14,6 +14,9 @@ class Collector:
         answer: turns its tokens into text.
         with_logprobs: whether log-probabilities were asked for.
         token_text: how the vocabulary spells a token.
+
+    Attributes:
+        prompt_logprobs: as in `RequestOutput`.
     """
 
     def __init__(self, answer: Answer, *, with_logprobs: bool, token_text: Callable[[int], str]):
@@ -25,6 +28,7 @@ class Collector:
         self._scored: list[ScoredToken] = []
         self._stop_reason: str | int | None = None
         self._error: str | None = None
+        self.prompt_logprobs: list[dict[int, Logprob] | None] | None = None
 
     @property
     def finished(self) -> bool:
@@ -41,6 +45,10 @@ class Collector:
         piece = self._answer.push([output])
         if output.token_id is not None:
             self._token_ids.append(output.token_id)
+        if output.prompt_logprobs is not None:
+            self.prompt_logprobs = [
+                None if score is None else self._entry(*score) for score in output.prompt_logprobs
+            ]
         self._error = output.error
         self._pieces.append(piece.text)
         self._scored += piece.scored
@@ -58,15 +66,24 @@ class Collector:
             finish_reason=self._answer.finish_reason,
             stop_reason=self._stop_reason,
             cumulative_logprob=sum(chosen) if self._with_logprobs else None,
-            logprobs=[self._entry(s.output) for s in self._scored] if self._with_logprobs else None,
+            logprobs=self._entries() if self._with_logprobs else None,
             error=self._error,
         )
 
-    def _entry(self, output: TokenOutput) -> dict[int, Logprob]:
-        """The chosen token, and the best ones by rank."""
-        assert output.token_id is not None and output.logprob is not None
-        chosen = Logprob(output.logprob, None, self._token_text(output.token_id))
-        return {output.token_id: chosen} | {
-            other: Logprob(logprob, rank, self._token_text(other))
-            for rank, (other, logprob) in enumerate(output.top_logprobs, start=1)
+    def _entries(self) -> list[dict[int, Logprob]]:
+        outputs = (scored.output for scored in self._scored)
+        return [
+            self._entry(output.token_id, output.logprob, output.top_logprobs)
+            for output in outputs
+            if output.token_id is not None and output.logprob is not None
+        ]
+
+    def _entry(
+        self, token_id: int, logprob: float, best: tuple[tuple[int, float], ...]
+    ) -> dict[int, Logprob]:
+        """The token itself, and the best ones by rank."""
+        own = Logprob(logprob, None, self._token_text(token_id))
+        return {token_id: own} | {
+            other: Logprob(value, rank, self._token_text(other))
+            for rank, (other, value) in enumerate(best, start=1)
         }

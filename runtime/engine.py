@@ -3,27 +3,36 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import jax
+import numpy as np
+from jaxtyping import Array
 
 from runtime.buckets import Buckets
-from runtime.errors import RequestError
+from runtime.engine_request import Pooling, Request
+from runtime.errors import RequestError, UnsupportedParameter
+from runtime.guide import Guide, MakeGuide
 from runtime.messages import EngineInfo, Stats
-from runtime.model_runner import PendingStep
-from runtime.request import Request, SamplingParams, TokenOutput, answer_room
+from runtime.model_runner import PendingStep, StepResult
+from runtime.request import SamplingParams, TokenOutput, answer_room
 from runtime.scheduler import Scheduler
 from runtime.slots import MAX_BANNED
 from runtime.step_input import StepInput, StepShape, make_step_input
-from runtime.step_plan import SampledToken, StepPlan
+from runtime.step_plan import StepPlan
+from runtime.structured_outputs import StructuredOutputs
 
 
 class Runner(Protocol):
     """What the engine needs of a model: `runtime.model_runner.ModelRunner`, or a stand-in."""
 
-    def start(self, step: StepInput) -> PendingStep: ...
+    def forward(self, step: StepInput) -> Array: ...
 
-    def read(self, plan: StepPlan, step: PendingStep) -> list[SampledToken]: ...
+    def sample(
+        self, step: StepInput, hidden: Array, masks: np.ndarray | None = None
+    ) -> PendingStep: ...
+
+    def read(self, plan: StepPlan, step: PendingStep) -> StepResult: ...
 
 
 @dataclass
@@ -38,6 +47,15 @@ class _Totals:
 
 
 @dataclass(frozen=True)
+class _Forwarded:
+    """A step of which nothing is chosen yet."""
+
+    plan: StepPlan
+    step: StepInput
+    hidden: Array
+
+
+@dataclass(frozen=True)
 class _Started:
     """A step whose results have not been read."""
 
@@ -47,7 +65,7 @@ class _Started:
 
 
 class Engine:
-    """Requests in, tokens out; the order of the four lines of `step` is the whole design.
+    """Requests in, tokens out; the order of the lines of `step` is the whole design.
 
     Attributes:
         begun: ids of the requests that left the queue for the first time in the last step.
@@ -62,8 +80,14 @@ class Engine:
         shape: StepShape,
         info: EngineInfo,
         stop_ids: Sequence[int],
+        make_guide: MakeGuide | None = None,
     ):
-        """`stop_ids`: tokens of the model that end an answer."""
+        """The engine, without requests.
+
+        Args:
+            stop_ids: tokens of the model that end an answer.
+            make_guide: for requests with structured outputs; None refuses them.
+        """
         self.scheduler = scheduler
         self.info = info
         self.runner = runner
@@ -71,6 +95,7 @@ class Engine:
         self.shape = shape
         self.begun: list[int] = []
         self._stop_ids = frozenset(stop_ids)
+        self._make_guide = make_guide
         self._requests: dict[int, Request] = {}
         self._ended: list[TokenOutput] = []
         self._started: _Started | None = None
@@ -92,8 +117,15 @@ class Engine:
         seed: int = 0,
         choice: int = 0,
         cache_salt: str = "",
+        priority: int = 0,
+        pooling: str | None = None,
     ) -> None:
         """Queues a request; its tokens come from `step` under its id.
+
+        Args:
+            priority: lower is served earlier, and is the last to give its pages up.
+            pooling: "last" or "mean": ends with one output that has the final hidden state of the
+                prompt's last token, or their mean; `params` do not matter then.
 
         Raises:
             RequestError: it can never be answered; the message has the numbers.
@@ -105,7 +137,7 @@ class Engine:
         self._check_ids(params.logit_bias, "logit_bias")
         room = answer_room(
             len(prompt_ids),
-            params.max_tokens,
+            1 if pooling else params.max_tokens,
             max_model_len=self.info.max_model_len,
             kv_tokens=self.info.kv_tokens,
         )
@@ -119,6 +151,9 @@ class Engine:
             seed=seed,
             choice=choice,
             cache_salt=cache_salt,
+            priority=priority,
+            pooling=_checked_pooling(pooling),
+            guide=self._guide(params.structured_outputs),
         )
         if len(request.stop_ids) > MAX_BANNED:
             raise RequestError(
@@ -140,14 +175,22 @@ class Engine:
     def step(self) -> list[TokenOutput]:
         """Starts the next step, then reads the one before it.
 
+        Where an answer is guided, what may come next follows from the token before: that is read
+        between the two programs of the next step, while its forward runs.
+
         Nothing compiles here: a program that is missing raises.
         """
         with jax.no_tracing():
             plan = self.scheduler.schedule()
             self.begun = []
-            started = self._start(plan) if plan is not None else None
-            outputs = self._ended + self._read(self._started)
-            self._started, self._ended = started, []
+            forwarded = self._forward(plan) if plan is not None else None
+            if plan is not None and plan.is_guided:
+                outputs = self._ended + self._read(self._started)
+                self._started = self._sample(forwarded)
+            else:
+                before, self._started = self._started, self._sample(forwarded)
+                outputs = self._ended + self._read(before)
+            self._ended = []
         for output in outputs:
             if output.finish_reason is not None:
                 self._requests.pop(output.request_id, None)
@@ -160,8 +203,8 @@ class Engine:
             num_running=len(scheduler.running),
             num_waiting=len(scheduler.waiting),
             num_used_pages=scheduler.pool.num_used,
-            prefix_queries=scheduler.prefix_queries,
-            prefix_hits=scheduler.prefix_hits,
+            prefix_queries=scheduler.pages.prefix_queries,
+            prefix_hits=scheduler.pages.prefix_hits,
             preemptions=scheduler.num_preemptions,
             compilations=compilations,
             bucket=self._last_bucket,
@@ -177,9 +220,18 @@ class Engine:
                     f"token id {token_id} is not in the vocabulary of {vocab_size}", param=param
                 )
 
-    def _start(self, plan: StepPlan) -> _Started:
+    def _guide(self, wanted: StructuredOutputs | None) -> Guide | None:
+        if wanted is None:
+            return None
+        if self._make_guide is None:
+            raise UnsupportedParameter(
+                "this engine cannot constrain answers", param="structured_outputs"
+            )
+        return self._make_guide(wanted)
+
+    def _forward(self, plan: StepPlan) -> _Forwarded:
         step = make_step_input(plan, self.buckets, self.shape)
-        started = _Started(plan, self.runner.start(step), step.bucket.name)
+        hidden = self.runner.forward(step)
         self.begun = [
             item.request.request_id
             for item in plan.scheduled
@@ -189,15 +241,39 @@ class Engine:
         self._totals.generation_tokens += len(plan.samples)
         self._totals.steps += 1
         self._totals.padding_tokens += step.num_padding
-        return started
+        return _Forwarded(plan, step, hidden)
+
+    def _sample(self, forwarded: _Forwarded | None) -> _Started | None:
+        if forwarded is None:
+            return None
+        plan, step = forwarded.plan, forwarded.step
+        masks = self._masks(plan, step) if plan.is_guided else None
+        return _Started(plan, self.runner.sample(step, forwarded.hidden, masks), step.bucket.name)
+
+    def _masks(self, plan: StepPlan, step: StepInput) -> np.ndarray:
+        assert step.sampler is not None
+        masks = np.full((step.sampler.num_rows, self.shape.mask_words), -1, np.int32)
+        for mask, item in zip(masks, plan.samples, strict=False):
+            request = item.request
+            # of an answer that has just ended the token is chosen for nobody
+            if request.guide is not None and request.finish_reason is None:
+                mask.fill(0)
+                request.guide.fill(mask)
+        return masks
 
     def _read(self, started: _Started | None) -> list[TokenOutput]:
         self._last_bucket = "" if started is None else started.bucket
         if started is None:
             self._last_read = time.monotonic()
             return []
-        tokens = self.runner.read(started.plan, started.step)
+        result = self.runner.read(started.plan, started.step)
         now = time.monotonic()
         self._totals.step_seconds += now - self._last_read
         self._last_read = now
-        return self.scheduler.update(started.plan, tokens)
+        return self.scheduler.update(started.plan, *result)
+
+
+def _checked_pooling(pooling: str | None) -> Pooling | None:
+    if pooling not in (None, "last", "mean"):
+        raise RequestError(f"pooling must be last or mean, got {pooling!r}", param="pooling")
+    return cast(Pooling | None, pooling)

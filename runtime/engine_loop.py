@@ -146,6 +146,8 @@ def _take(engine: Engine, channel: Channel, message: ToEngine) -> None:
                     seed=message.seed,
                     choice=message.choice,
                     cache_salt=message.cache_salt,
+                    priority=message.priority,
+                    pooling=message.pooling,
                 )
             except RequestError as error:
                 channel.send(Refused(message.request_id, str(error), error.param, error.code))

@@ -209,6 +209,7 @@ class LLM:
                 prompt_token_ids=ids,
                 outputs=[answers[request_id].output() for request_id in group],
                 num_cached_tokens=answers[group[0]].num_cached_tokens,
+                prompt_logprobs=answers[group[0]].prompt_logprobs,
             )
             for group, text, ids in zip(groups, texts, prompts, strict=True)
         ]

@@ -89,7 +89,7 @@ def step_bytes(config: ModelConfig, buckets: Buckets, *, num_devices: int) -> in
     """Upper estimate of what the largest programs need besides weights and cache."""
     wide = max(2 * config.ffn_width // num_devices, 4 * config.width)
     tokens = 3 * 4 * buckets.max_tokens * wide
-    scores = 6 * 4 * buckets.num_slots * config.vocab_size
+    scores = 6 * 4 * buckets.max_rows * config.vocab_size
     return tokens + scores
 
 

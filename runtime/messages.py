@@ -30,8 +30,13 @@ class Start(msgspec.Struct, tag=True, frozen=True):
 
 
 class Submit(msgspec.Struct, tag=True, frozen=True):
-    """A new request. `choice` numbers the answers to one prompt, so that each draws its own;
-    `pooling`, "last" or "mean", asks for an embedding instead of an answer."""
+    """A new request.
+
+    Attributes:
+        choice: numbers the answers to one prompt, so that each draws its own.
+        priority: lower is served earlier.
+        pooling: "last" or "mean" for an embedding instead of an answer.
+    """
 
     request_id: int
     prompt_ids: list[int]
@@ -39,6 +44,7 @@ class Submit(msgspec.Struct, tag=True, frozen=True):
     seed: int = 0
     choice: int = 0
     cache_salt: str = ""
+    priority: int = 0
     pooling: str | None = None
 
 

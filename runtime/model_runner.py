@@ -1,7 +1,9 @@
 """Runs step inputs on the device and reads what they chose."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,7 @@ from models.kv_cache import BLOCK_Q, KVCache, cache_shape
 from models.mesh import CACHE_AXES, sharding
 from models.operations import Operations
 from models.qwen2 import Qwen2
-from runtime.buckets import Buckets
+from runtime.buckets import Buckets, SampleBucket, SampleMode
 from runtime.compile_log import CompileLog
 from runtime.programs import compile_programs, take_apart
 from runtime.request import MAX_LOGPROBS
@@ -25,9 +27,22 @@ from runtime.step_plan import SampledToken, StepPlan
 
 @dataclass(frozen=True)
 class PendingStep:
-    """A step that was started; `result` is on its way from the device. None: nothing is sampled."""
+    """A step that was started, and what is on its way from the device; None where nothing is.
+
+    Attributes:
+        result: what the sample program gave.
+        states: normed hidden states, of all rows of the step.
+    """
 
     result: Array | None
+    states: Array | None
+
+
+class StepResult(NamedTuple):
+    """What a step gave: the arguments of `Scheduler.update`."""
+
+    tokens: list[SampledToken]
+    states: Sequence[np.ndarray]
 
 
 class ModelRunner:
@@ -52,6 +67,7 @@ class ModelRunner:
         self.decoder, self.head = take_apart(model.decoder), take_apart(model.head)
         self._cache = empty_cache(model.config, mesh, num_pages=num_pages, dtype=kv_dtype)
         self._state = _empty_state(mesh, shape)
+        self._open_masks = _open_masks(mesh, buckets, shape)
         self.num_pages = num_pages
         self.kv_dtype = kv_dtype
         self.programs = compile_programs(
@@ -67,46 +83,75 @@ class ModelRunner:
             log=log,
         )
 
-    def start(self, step: StepInput) -> PendingStep:
-        """Starts a step behind those that run; returns before it ends."""
+    def forward(self, step: StepInput) -> Array:
+        """Starts a step behind those that run; the hidden states that it will give, [R, D]."""
         for vector in step.extras:
             self._state = self.programs.set_extras(self._state, vector)
         self._cache, self._state, hidden = self.programs.forward[step.bucket](
             self.decoder.leaves, self._cache, self._state, step.forward
         )
-        if step.sampler is None:
-            return PendingStep(None)
-        self._state, result = self.programs.sample[step.sampler](
-            self.head.leaves, self._state, hidden, step.sample
-        )
-        result.copy_to_host_async()
-        return PendingStep(result)
+        return hidden
 
-    def read(self, plan: StepPlan, step: PendingStep) -> list[SampledToken]:
-        """Waits for a step; one token for each of `plan.samples`."""
-        if step.result is None:
-            return []
-        rows = np.asarray(step.result)
-        return [
-            read_row(row, item.request.params.logprobs)
-            for row, item in zip(rows, plan.samples, strict=False)
-        ]
+    def sample(
+        self, step: StepInput, hidden: Array, masks: np.ndarray | None = None
+    ) -> PendingStep:
+        """Starts the rest of a step; returns before it ends.
+
+        Args:
+            hidden: what `forward` returned for the step.
+            masks: int32 [rows of the sampler, ceil(V / 32)], tokens that may be chosen; None: all.
+        """
+        result = states = None
+        if step.sampler is not None:
+            arguments: list[Array | np.ndarray] = [step.sample]
+            if step.sampler.mode is SampleMode.FULL:
+                arguments.append(self._open_masks[step.sampler] if masks is None else masks)
+            self._state, result = self.programs.sample[step.sampler](
+                self.head.leaves, self._state, hidden, *arguments
+            )
+            result.copy_to_host_async()
+        if step.pools:
+            states = self.programs.embed(self.head.leaves, hidden)
+            states.copy_to_host_async()
+        return PendingStep(result, states)
+
+    def read(self, plan: StepPlan, step: PendingStep) -> StepResult:
+        """Waits for a step."""
+        num_scored = sum(len(item.reported) for item in plan.scored)
+        tokens: list[SampledToken] = []
+        if step.result is not None:
+            counts = [item.request.params.logprobs for item in plan.samples]
+            for item in plan.scored:
+                counts += [item.request.params.prompt_logprobs] * len(item.reported)
+            tokens = read_rows(np.asarray(step.result), counts)
+        if step.states is None:
+            return StepResult(tokens, ())
+        return StepResult(tokens, list(np.asarray(step.states)[len(plan.samples) + num_scored :]))
 
     def wait(self) -> None:
         """Until all that was started has ended."""
         jax.block_until_ready((self._cache, self._state))
 
 
-def read_row(row: np.ndarray, num_logprobs: int | None) -> SampledToken:
-    """A row of the sample program's result (runtime/step.py)."""
-    token_id, finite = int(row[0]), bool(row[1])
-    if num_logprobs is None:
-        return SampledToken(token_id, finite)
-    ids = row[3 : 3 + num_logprobs].tolist()
+def read_rows(rows: np.ndarray, num_logprobs: Sequence[int | None]) -> list[SampledToken]:
+    """The first rows of the sample program's result (runtime/step.py).
+
+    Args:
+        num_logprobs: for each of them, how many alternatives are wanted.
+    """
+    tokens, finite = rows[:, 0].tolist(), (rows[:, 1] != 0).tolist()
+    return [
+        SampledToken(token, good) if count is None else _with_logprobs(row, count)
+        for token, good, row, count in zip(tokens, finite, rows, num_logprobs, strict=False)
+    ]
+
+
+def _with_logprobs(row: np.ndarray, count: int) -> SampledToken:
+    ids = row[3 : 3 + count].tolist()
     floats = row[2:].view(np.float32)
-    best = floats[1 + MAX_LOGPROBS : 1 + MAX_LOGPROBS + num_logprobs].tolist()
+    best = floats[1 + MAX_LOGPROBS : 1 + MAX_LOGPROBS + count].tolist()
     top = tuple((token, logprob) for token, logprob in zip(ids, best, strict=True) if token >= 0)
-    return SampledToken(token_id, finite, float(floats[0]), top)
+    return SampledToken(int(row[0]), bool(row[1]), float(floats[0]), top)
 
 
 def empty_cache(config: ModelConfig, mesh: Mesh, *, num_pages: int, dtype: jnp.dtype) -> KVCache:
@@ -129,3 +174,15 @@ def _empty_state(mesh: Mesh, shape: StepShape) -> SlotState:
     )
     state: SlotState = make()
     return state
+
+
+def _open_masks(mesh: Mesh, buckets: Buckets, shape: StepShape) -> dict[SampleBucket, Array]:
+    """For each sampler that takes masks the one that allows all, on the device."""
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return {
+        bucket: jax.device_put(
+            np.full((bucket.num_rows, shape.mask_words), -1, np.int32), everywhere
+        )
+        for bucket in buckets.samples
+        if bucket.mode is SampleMode.FULL
+    }

@@ -37,11 +37,28 @@ class CompletionOutput:
 
 @dataclass(frozen=True)
 class RequestOutput:
-    """A prompt and its answers; `prompt` is None where token ids were given."""
+    """A prompt and its answers; `prompt` is None where token ids were given.
+
+    `prompt_logprobs`, if asked for: for each token of the prompt itself and the best alternatives
+    by id, as `CompletionOutput.logprobs`; None for the first.
+    """
 
     request_id: str
     prompt: str | None
     prompt_token_ids: list[int]
     outputs: list[CompletionOutput] = field(default_factory=list)
+    num_cached_tokens: int = 0
+    finished: bool = True
+    prompt_logprobs: list[dict[int, Logprob] | None] | None = None
+
+
+@dataclass(frozen=True)
+class EmbeddingOutput:
+    """A prompt's embedding; `prompt` is None where token ids were given."""
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: list[int]
+    embedding: list[float]
     num_cached_tokens: int = 0
     finished: bool = True

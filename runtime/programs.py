@@ -17,26 +17,29 @@ from models.kv_cache import KVCache
 from models.mesh import CACHE_AXES, TP, partition
 from models.operations import Operations
 from models.qwen2 import whole
-from runtime.buckets import Bucket, Buckets, SampleBucket
+from runtime.buckets import Bucket, Buckets, SampleBucket, SampleMode
 from runtime.compile_log import CompileLog
 from runtime.slots import SlotState
-from runtime.step import forward, sample, set_extras
+from runtime.step import embed, forward, sample, set_extras
 from runtime.step_input import StepShape, extras_packing, forward_packing, sample_packing
 
 type Forward = Callable[[list[Array], KVCache, SlotState, Any], tuple[KVCache, SlotState, Array]]
-type Sample = Callable[[list[Array], SlotState, Array, Any], tuple[SlotState, Array]]
+# with SampleMode.FULL, a mask follows
+type Sample = Callable[..., tuple[SlotState, Array]]
+type Embed = Callable[[list[Array], Array], Array]
 type SetExtras = Callable[[SlotState, Any], SlotState]
 
 
 @dataclass(frozen=True)
 class Programs:
-    """The compiled step: forward and sample by their shapes, and one for extras.
+    """The compiled step: forward and sample by their shapes, and one each for the rest.
 
     `seconds` and `num_cached` tell how long it took and how many came from the persistent cache.
     """
 
     forward: dict[Bucket, Forward]
     sample: dict[SampleBucket, Sample]
+    embed: Embed
     set_extras: SetExtras
     seconds: float
     num_cached: int
@@ -44,7 +47,7 @@ class Programs:
     @property
     def num_programs(self) -> int:
         """How many there are."""
-        return len(self.forward) + len(self.sample) + 1
+        return len(self.forward) + len(self.sample) + 2
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def compile_programs(
     cached_before = log.num_cached
     jits = _Jits(decoder, head, mesh, shape, operations)
     hidden = jax.ShapeDtypeStruct(
-        (shape.num_slots, decoder_width(decoder)),
+        (buckets.max_rows, decoder_width(decoder)),
         decoder_dtype(decoder),
         sharding=NamedSharding(mesh, PartitionSpec()),
     )
@@ -105,17 +108,19 @@ def compile_programs(
         samples = {
             bucket: pool.submit(
                 jits.sample(bucket)
-                .lower(head.leaves, state, hidden, _vector(sample_packing(bucket.num_rows).size))
+                .lower(head.leaves, state, hidden, *_sample_arguments(bucket, shape))
                 .compile
             )
             for bucket in buckets.samples
         }
+        embedded = pool.submit(jits.embed().lower(head.leaves, hidden).compile)
         extras = pool.submit(
             jits.set_extras().lower(state, _vector(extras_packing(shape).size)).compile
         )
         return Programs(
             forward={bucket: forwards[bucket].result() for bucket in buckets.all},
             sample={bucket: samples[bucket].result() for bucket in buckets.samples},
+            embed=embedded.result(),
             set_extras=extras.result(),
             seconds=time.monotonic() - start,
             num_cached=log.num_cached - cached_before,
@@ -167,19 +172,28 @@ class _Jits:
             return lax.all_gather(logits, TP, axis=1, tiled=True)[:, :vocab_size]
 
         def run(
-            leaves: list[Array], state: SlotState, hidden: Array, vector: Array
+            leaves: list[Array], state: SlotState, hidden: Array, vector: Array, *mask: Array
         ) -> tuple[SlotState, Array]:
             rows = packing.unpack(vector)["rows"]
             head = self._head.rebuild(leaves)
-            return sample(head, state, hidden, rows, gather=gather, mode=bucket.mode)
+            return sample(head, state, hidden, rows, *mask, gather=gather, mode=bucket.mode)
+
+        masks = [PartitionSpec()] * (bucket.mode is SampleMode.FULL)
 
         return self._jit(
             run,
             bucket.name,
-            (self._head.specs, PartitionSpec(), PartitionSpec(), PartitionSpec()),
+            (self._head.specs, PartitionSpec(), PartitionSpec(), PartitionSpec(), *masks),
             (PartitionSpec(), PartitionSpec()),
             donate=(1,),
         )
+
+    def embed(self) -> Any:
+        def run(leaves: list[Array], hidden: Array) -> Array:
+            return embed(self._head.rebuild(leaves), hidden)
+
+        into = (self._head.specs, PartitionSpec())
+        return self._jit(run, "embed", into, PartitionSpec(), donate=())
 
     def set_extras(self) -> Any:
         packing = extras_packing(self._shape)
@@ -216,6 +230,13 @@ def decoder_dtype(decoder: Part) -> jnp.dtype:
 def _embedding(decoder: Part) -> Any:
     state = jax.tree.unflatten(decoder.treedef, decoder.leaves)
     return state["embedding"][...]
+
+
+def _sample_arguments(bucket: SampleBucket, shape: StepShape) -> list[jax.ShapeDtypeStruct]:
+    rows = _vector(sample_packing(bucket.num_rows).size)
+    if bucket.mode is not SampleMode.FULL:
+        return [rows]
+    return [rows, jax.ShapeDtypeStruct((bucket.num_rows, shape.mask_words), jnp.int32)]
 
 
 def _vector(size: int) -> jax.ShapeDtypeStruct:

@@ -1,9 +1,12 @@
-"""A request: what its caller asked for, what it has become, what it gives out."""
+"""What a caller asks for, and what comes back token by token."""
 
 import math
 from dataclasses import dataclass, field, fields
 
+import msgspec
+
 from runtime.errors import PromptTooLong, RequestError
+from runtime.structured_outputs import StructuredOutputs
 
 MAX_LOGPROBS = 20
 MAX_STOPS = 16
@@ -35,6 +38,8 @@ class SamplingParams:
         max_tokens: None means as many as the context holds.
         min_tokens: before so many, no end-of-sequence or stop token can be chosen.
         logprobs: how many alternatives to report (0: the chosen token alone; None: nothing).
+        prompt_logprobs: the same for the tokens of the prompt.
+        structured_outputs: the form that the answer must have; it says when the answer may end.
         seed: None draws one; results then differ from call to call.
 
     Raises:
@@ -59,6 +64,8 @@ class SamplingParams:
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    structured_outputs: StructuredOutputs | None = None
 
     def __post_init__(self) -> None:
         # a bare string and a list are what callers write; a tuple is what is kept
@@ -94,9 +101,17 @@ class SamplingParams:
             )
         if self.seed is not None and not -MAX_SEED - 1 <= self.seed <= MAX_SEED:
             raise RequestError(f"seed must fit 64 bits, got {self.seed}", param="seed")
-        if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
+        for name in ("logprobs", "prompt_logprobs"):
+            count = getattr(self, name)
+            if count is not None and not 0 <= count <= MAX_LOGPROBS:
+                raise RequestError(
+                    f"{name} must lie in [0, {MAX_LOGPROBS}], got {count}", param=name
+                )
+        if self.min_tokens and self.structured_outputs is not None:
             raise RequestError(
-                f"logprobs must lie in [0, {MAX_LOGPROBS}], got {self.logprobs}", param="logprobs"
+                "min_tokens cannot be combined with structured_outputs, which say when the answer "
+                "may end",
+                param="min_tokens",
             )
 
     def _check_lists(self) -> None:
@@ -135,18 +150,25 @@ class SamplingParams:
         )
 
 
-@dataclass(frozen=True)
-class TokenOutput:
+# (token_id, logprob, best alternatives as (token_id, logprob))
+type PromptLogprob = tuple[int, float, tuple[tuple[int, float], ...]]
+
+
+class TokenOutput(msgspec.Struct, frozen=True, omit_defaults=True):
     """One token of one request, or its end.
+
+    A struct since one is made and sent for every token.
 
     Attributes:
         request_id: whose token it is.
-        token_id: None when the request ends without one (abort, error).
+        token_id: None when the request ends without one (abort, error, an embedding).
         logprob: of the chosen token, from the unscaled logits; None unless asked for.
         top_logprobs: the best alternatives, best first, as (token_id, logprob).
         finish_reason: None while it goes on, else "stop", "length", "abort" or "error".
         error: what went wrong, in words for the caller.
         num_cached_tokens: prompt tokens found in the prefix cache.
+        prompt_logprobs: with the first token, where asked for: one entry for each token of the
+            prompt, None for the first.
         embedding: float32 [D] as bytes, where the request asked for one.
     """
 
@@ -157,60 +179,8 @@ class TokenOutput:
     finish_reason: str | None = None
     error: str | None = None
     num_cached_tokens: int = 0
+    prompt_logprobs: tuple[PromptLogprob | None, ...] | None = None
     embedding: bytes | None = None
-
-
-@dataclass(eq=False)
-class Request:
-    """A request in the scheduler's hands; only the scheduler changes it.
-
-    `num_computed` catches up with `num_tokens`; there is no phase. Tokens that the device has been
-    asked for and the host has not read yet are `num_in_flight`: they count.
-    """
-
-    request_id: int
-    prompt_ids: list[int]
-    params: SamplingParams
-    max_tokens: int
-    stop_ids: frozenset[int] = frozenset()
-    seed: int = 0
-    choice: int = 0
-    cache_salt: str = ""
-    output_ids: list[int] = field(default_factory=list)
-    pages: list[int] = field(default_factory=list)
-    page_hashes: list[bytes] = field(default_factory=list)
-    num_registered: int = 0
-    slot: int | None = None
-    num_computed: int = 0
-    num_in_flight: int = 0
-    num_cached_tokens: int = 0
-    num_preemptions: int = 0
-    finish_reason: str | None = None
-
-    @property
-    def num_known(self) -> int:
-        """Tokens whose ids the host has."""
-        return len(self.prompt_ids) + len(self.output_ids)
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens that exist, read or in flight."""
-        return self.num_known + self.num_in_flight
-
-    @property
-    def num_missing(self) -> int:
-        """Tokens whose keys and values are not computed yet."""
-        return self.num_tokens - self.num_computed
-
-    @property
-    def max_total_tokens(self) -> int:
-        """Length at which the request ends at the latest."""
-        return len(self.prompt_ids) + self.max_tokens
-
-    @property
-    def token_ids(self) -> list[int]:
-        """Prompt and answer so far."""
-        return self.prompt_ids + self.output_ids
 
 
 def answer_room(

@@ -1,32 +1,36 @@
 """Decides which requests get how many tokens of the next step, and which pages."""
 
-from collections import deque
+import itertools
+from bisect import insort
+from collections.abc import Iterator, Sequence
 
+import numpy as np
+
+from runtime.engine_request import Request
 from runtime.errors import RequestError
-from runtime.page_hash import extend_hashes
 from runtime.page_pool import PagePool
-from runtime.request import Request, TokenOutput
-from runtime.step_plan import Draft, Limits, SampledToken, Scheduled, StepPlan
+from runtime.request import TokenOutput
+from runtime.request_pages import RequestPages
+from runtime.step_plan import Draft, Limits, SampledToken, Scheduled, StepPlan, reported
 
 
 class Scheduler:
     """Two lists, waiting and running, and one number a request, `num_computed`, that catches up.
 
-    The oldest come first. A step holds every running request that misses one token, then as much of
-    the others' missing tokens as fits. When pages run out, the youngest gives all of its up and
-    waits at the front of the queue, to be computed again.
+    Both are in order of priority (lower first), then of arrival. A step holds every running request
+    that misses one token, then as much of the others' missing tokens as fits. When pages run out,
+    the last gives all of its up and waits at its place in the queue, to be computed again.
     """
 
     def __init__(self, limits: Limits, pool: PagePool, *, prefix_caching: bool = True):
         self.limits = limits
         self.pool = pool
-        self.waiting: deque[Request] = deque()
+        self.pages = RequestPages(pool, page_size=limits.page_size, prefix_caching=prefix_caching)
+        self.waiting: list[Request] = []
         self.running: list[Request] = []
         self.num_preemptions = 0
-        self.prefix_queries = 0
-        self.prefix_hits = 0
-        self._prefix_caching = prefix_caching
         self._free_slots = list(range(limits.num_slots))[::-1]
+        self._arrivals = itertools.count()
 
     @property
     def has_work(self) -> bool:
@@ -51,7 +55,8 @@ class Scheduler:
                 param="max_tokens",
                 code="context_length_exceeded",
             )
-        self.waiting.append(request)
+        request.arrival = next(self._arrivals)
+        self._queue(request)
 
     def schedule(self) -> StepPlan | None:
         """The next step, or None when no request can advance.
@@ -64,17 +69,37 @@ class Scheduler:
             self._admit(draft)
         if not draft.rows and not draft.chunks:
             return None
-        for item in draft.rows + draft.chunks:
-            item.request.num_computed += item.num_tokens
-            item.request.num_in_flight += item.samples
+        for item in itertools.chain(draft.rows, draft.chunks):
+            request = item.request
+            request.num_computed += item.num_tokens
+            if item.samples:
+                request.num_tokens += 1
+                request.num_in_flight += 1
+            if item.reported:
+                request.num_reported = item.reported.stop
             # known by name from the next step on; it is written by then
-            self._register_pages(item.request)
+            self.pages.register(request)
         return StepPlan(tuple(draft.rows), tuple(draft.chunks), tuple(draft.page_updates))
 
-    def update(self, plan: StepPlan, tokens: list[SampledToken]) -> list[TokenOutput]:
-        """Books the results of a plan: one token for each of `plan.samples`, in that order."""
+    def update(
+        self, plan: StepPlan, tokens: Sequence[SampledToken], states: Sequence[np.ndarray] = ()
+    ) -> list[TokenOutput]:
+        """Books the results of a plan.
+
+        Args:
+            tokens: one for each of `plan.samples`, in that order, then one for each reported
+                position of `plan.scored`.
+            states: float32 [D] for each reported position of `plan.pooled`.
+        """
         outputs = []
-        for item, token in zip(plan.samples, tokens, strict=True):
+        num_samples = len(plan.samples)
+        scores = iter(tokens[num_samples:])
+        for item in plan.scored:
+            outputs += self._book_scores(item, list(itertools.islice(scores, len(item.reported))))
+        rows = iter(states)
+        for item in plan.pooled:
+            outputs += self._book_states(item, rows)
+        for item, token in zip(plan.samples, tokens[:num_samples], strict=True):
             request = item.request
             request.num_in_flight -= 1
             if request.finish_reason is None:  # else it ended while this token was in flight
@@ -90,43 +115,80 @@ class Scheduler:
 
     def check(self) -> None:
         """Asserts that pages and slots are where the books say."""
-        self.pool.check()
-        held = [page for request in self.running for page in request.pages]
-        for page in set(held):
-            assert self.pool.num_references(page) == held.count(page), page
-        assert self.pool.num_used == len(set(held))
+        self.pages.check(self.running)
         slots = self._free_slots + [r.slot for r in self.running if r.slot is not None]
         assert sorted(slots) == list(range(self.limits.num_slots))
         assert all(not r.pages and r.slot is None for r in self.waiting)
 
     def _book(self, request: Request, token: SampledToken) -> TokenOutput:
         if not token.finite:
-            # by name: a request that was preempted meanwhile has given its pages back
-            for page_hash in request.page_hashes:
-                for page in self.pool.find([page_hash]):
-                    self.pool.forget(page)
-            self._finish(request, "error")
-            return TokenOutput(
-                request.request_id,
-                None,
-                finish_reason="error",
-                error="the model's scores are not finite numbers",
-            )
-        request.output_ids.append(token.token_id)
-        self._register_pages(request)
+            return self._spoil(request)
+        token_id, guide = token.token_id, request.guide
+        request.output_ids.append(token_id)
+        self.pages.register(request)
         num_output = len(request.output_ids)
-        if token.token_id in request.stop_ids and num_output >= request.params.min_tokens:
+        if guide is not None:
+            guide.accept(token_id)
+            if guide.error is not None:
+                return self._fail(request, guide.error)
+        if token_id in request.stop_ids and num_output >= request.params.min_tokens:
+            self._finish(request, "stop")
+        elif guide is not None and guide.is_finished:
             self._finish(request, "stop")
         elif num_output >= request.max_tokens:
             self._finish(request, "length")
+        with_scores = num_output == 1 and request.params.prompt_logprobs is not None
         return TokenOutput(
             request.request_id,
-            token.token_id,
+            token_id,
             token.logprob,
             token.top_logprobs,
             request.finish_reason,
             num_cached_tokens=request.num_cached_tokens,
+            prompt_logprobs=(None, *request.prompt_scores) if with_scores else None,
         )
+
+    def _book_scores(self, item: Scheduled, scores: list[SampledToken]) -> list[TokenOutput]:
+        request = item.request
+        if request.finish_reason is not None:
+            return []
+        if not all(score.finite for score in scores):
+            return [self._spoil(request)]
+        for score in scores:
+            assert score.logprob is not None
+            request.prompt_scores.append((score.token_id, score.logprob, score.top_logprobs))
+        return []
+
+    def _book_states(self, item: Scheduled, states: Iterator[np.ndarray]) -> list[TokenOutput]:
+        request = item.request
+        total = np.sum([next(states) for _ in item.reported], axis=0, dtype=np.float64)
+        request.num_in_flight -= item.samples
+        if request.finish_reason is not None:
+            return []
+        request.pooled = total if request.pooled is None else request.pooled + total
+        if not np.isfinite(request.pooled).all():
+            return [self._spoil(request)]
+        if not item.samples:
+            return []
+        self._finish(request, "stop")
+        count = len(request.prompt_ids) if request.pooling == "mean" else 1
+        return [
+            TokenOutput(
+                request.request_id,
+                None,
+                finish_reason="stop",
+                num_cached_tokens=request.num_cached_tokens,
+                embedding=(request.pooled / count).astype(np.float32).tobytes(),
+            )
+        ]
+
+    def _spoil(self, request: Request) -> TokenOutput:
+        self.pages.forget(request)
+        return self._fail(request, "the model's scores are not finite numbers")
+
+    def _fail(self, request: Request, error: str) -> TokenOutput:
+        self._finish(request, "error")
+        return TokenOutput(request.request_id, None, finish_reason="error", error=error)
 
     def _finish(self, request: Request, reason: str) -> None:
         request.finish_reason = reason
@@ -141,41 +203,35 @@ class Scheduler:
         assert request.slot is not None
         self._free_slots.append(request.slot)
         request.slot = None
-        self.pool.release(request.pages)
-        request.pages = []
-        request.num_registered = 0
+        self.pages.release(request)
+
+    def _queue(self, request: Request) -> None:
+        insort(self.waiting, request, key=lambda r: r.rank)
 
     def _continue_running(self, draft: Draft) -> bool:
-        """Adds running requests, oldest first; whether one had to be preempted."""
+        """Adds running requests in their order; whether one had to be preempted."""
         rows_ahead = sum(_wants_one(request) for request in self.running)
         preempted = False
         index = 0
         while index < len(self.running):
             request = self.running[index]
-            rows_ahead -= _wants_one(request)
-            num_tokens = 0
-            if _wants(request):
-                num_tokens = draft.room(request.num_missing, rows_ahead=rows_ahead)
-            if num_tokens:
-                # the youngest is after this one in the list, or this one itself
-                while not self._has_pages(request, num_tokens) and len(self.running) > index:
-                    victim = self.running[-1]
-                    rows_ahead -= victim is not request and _wants_one(victim)
-                    self._preempt(victim)
-                    preempted = True
-                if len(self.running) == index:
-                    break
-                self._add(draft, request, num_tokens, admitted=False)
             index += 1
+            if not request.wants:
+                continue
+            rows_ahead -= _wants_one(request)
+            num_tokens = draft.room(request, request.num_computed, rows_ahead=rows_ahead)
+            if not num_tokens:
+                continue
+            # the last in order is after this one in the list, or this one itself
+            while self.pages.num_short(request, num_tokens) > self.pool.num_free:
+                victim = self.running[-1]
+                rows_ahead -= victim is not request and _wants_one(victim)
+                self._preempt(victim)
+                preempted = True
+                if victim is request:
+                    return True
+            self._add(draft, request, num_tokens, admitted=False)
         return preempted
-
-    def _has_pages(self, request: Request, num_tokens: int) -> bool:
-        return self._pages_short(request, num_tokens) <= self.pool.num_free
-
-    def _pages_short(self, request: Request, num_tokens: int) -> int:
-        """Pages that a request still needs, to have `num_tokens` more computed."""
-        needed = -(-(request.num_computed + num_tokens) // self.limits.page_size)
-        return max(0, needed - len(request.pages))
 
     def _preempt(self, request: Request) -> None:
         self.running.remove(request)
@@ -183,104 +239,54 @@ class Scheduler:
         request.num_computed = 0
         request.num_preemptions += 1
         self.num_preemptions += 1
-        self.waiting.appendleft(request)
+        self._queue(request)
 
     def _admit(self, draft: Draft) -> None:
         """Moves requests from waiting to running while slots, blocks and pages last."""
+        if not self.waiting or not self._free_slots:
+            return
         # what the running ones still need to reach their last known token is promised to them
-        promised = sum(self._pages_short(r, r.num_missing) for r in self.running)
+        promised = sum(self.pages.num_short(r, r.num_missing) for r in self.running)
         # a step carries the page numbers of one full row besides those that it fills itself
         shared_room = self.limits.pages_per_request
         while self.waiting and self._free_slots:
             request = self.waiting[0]
             if request.num_in_flight:  # preempted; its last token comes with the next update
                 return
-            shared = self._shared_pages(request)
+            shared = self.pages.find_shared(request)
             num_computed = len(shared) * self.limits.page_size
             num_missing = request.num_tokens - num_computed
-            num_tokens = draft.room(num_missing, rows_ahead=0)
-            pages = -(-(request.num_tokens + 1) // self.limits.page_size)
-            pages = min(pages, -(-(request.max_total_tokens - 1) // self.limits.page_size))
+            num_tokens = draft.room(request, num_computed, rows_ahead=0)
+            pages = self.pages.num_needed(min(request.num_tokens + 1, request.max_total_tokens - 1))
             needed = pages - len(shared) + self.pool.num_free_among(shared)
             if not num_tokens or needed + promised > self.pool.num_free:
                 return
             if len(shared) > shared_room:
                 return
             shared_room -= len(shared)
-            self.waiting.popleft()
-            self.running.append(request)
+            del self.waiting[0]
+            insort(self.running, request, key=lambda r: r.rank)
             request.slot = self._free_slots.pop()
-            self._take_shared(draft, request, shared)
+            draft.page_updates += self.pages.share(request, shared)
             self._add(draft, request, num_tokens, admitted=True)
-            promised += self._pages_short(request, num_missing)
-
-    def _shared_pages(self, request: Request) -> list[int]:
-        """Pages of the prefix cache that hold the request's first tokens; never all of them."""
-        if not self._prefix_caching:
-            return []
-        self._extend_hashes(request, request.num_tokens - 1)
-        usable = (request.num_tokens - 1) // self.limits.page_size
-        return self.pool.find(request.page_hashes[:usable])
-
-    def _take_shared(self, draft: Draft, request: Request, shared: list[int]) -> None:
-        assert request.slot is not None
-        for index, page in enumerate(shared):
-            self.pool.share(page)
-            draft.page_updates.append((request.slot, index, page))
-        request.pages = shared
-        request.num_registered = len(shared)
-        request.num_computed = len(shared) * self.limits.page_size
-        if self._prefix_caching and request.num_preemptions == 0:
-            request.num_cached_tokens = request.num_computed
-            self.prefix_queries += request.num_tokens
-            self.prefix_hits += request.num_computed
+            promised += self.pages.num_short(request, num_missing)
 
     def _add(self, draft: Draft, request: Request, num_tokens: int, *, admitted: bool) -> None:
         assert request.slot is not None
-        for _ in range(self._pages_short(request, num_tokens)):
-            page = self.pool.allocate()
-            draft.page_updates.append((request.slot, len(request.pages), page))
-            request.pages.append(page)
+        draft.page_updates += self.pages.extend(request, num_tokens)
+        start = request.num_computed
         draft.add(
             Scheduled(
-                request=request,
-                slot=request.slot,
-                start=request.num_computed,
-                num_tokens=num_tokens,
-                samples=num_tokens == request.num_missing,
-                admitted=admitted,
+                request,
+                request.slot,
+                start,
+                num_tokens,
+                start + num_tokens == request.num_tokens,
+                admitted,
+                reported(request, start, num_tokens),
             )
         )
 
-    def _register_pages(self, request: Request) -> None:
-        """Lets others find the full pages whose tokens are known and computed."""
-        if not self._prefix_caching or request.slot is None:
-            return
-        upto = min(request.num_computed, request.num_known)
-        done = upto // self.limits.page_size
-        if done == request.num_registered:
-            return
-        self._extend_hashes(request, upto)
-        for index in range(request.num_registered, done):
-            self.pool.register(request.pages[index], request.page_hashes[index])
-        request.num_registered = done
-
-    def _extend_hashes(self, request: Request, upto: int) -> None:
-        size = self.limits.page_size
-        if upto // size > len(request.page_hashes):
-            extend_hashes(
-                request.page_hashes,
-                request.token_ids,
-                cache_salt=request.cache_salt,
-                page_size=size,
-                upto=upto,
-            )
-
-
-def _wants(request: Request) -> bool:
-    """Whether there is something to compute; the last token of all is never computed."""
-    return request.num_missing > 0 and request.num_tokens < request.max_total_tokens
-
 
 def _wants_one(request: Request) -> bool:
-    return request.num_missing == 1 and _wants(request)
+    return request.num_tokens - request.num_computed == 1 and request.wants

@@ -5,8 +5,8 @@ from itertools import islice
 
 import numpy as np
 
+from runtime.engine_request import Request
 from runtime.messages import CACHED, FREE, PageRuns, RequestState, Snapshot
-from runtime.request import Request
 from runtime.scheduler import Scheduler
 
 MAX_WAITING = 32  # of the queue, which may hold a thousand

@@ -1,4 +1,4 @@
-"""The programs of a step, as pure functions of arrays: forward, sample, set_extras."""
+"""The programs of a step, as pure functions of arrays: forward, sample, embed, set_extras."""
 
 from dataclasses import replace
 
@@ -15,7 +15,6 @@ from runtime.packing import from_bits, to_bits
 from runtime.request import MAX_LOGPROBS
 from runtime.sampling import adjust, choose
 from runtime.slots import SlotState
-from runtime.step_input import BAN_STOPS
 
 RESULT_COLUMNS = 3 + 2 * MAX_LOGPROBS  # token, finite, logprob, best ids, their logprobs
 
@@ -35,8 +34,8 @@ def forward(
         inputs: `runtime.step_input.forward_packing`.
 
     Returns:
-        the cache and the state with the step in them, and the hidden states [S, D] of the tokens
-        after which one is to be sampled.
+        the cache and the state with the step in them, and the hidden states [R, D] of the tokens
+        after which one is to be sampled or that are reported on.
     """
     state = _admit(state, inputs["admitted"])
     slot, index, page = inputs["pages"].T
@@ -80,6 +79,7 @@ def sample(
     state: SlotState,
     hidden: Array,
     rows: Array,
+    mask: Array | None = None,
     *,
     gather: AllReduce,
     mode: SampleMode,
@@ -87,20 +87,24 @@ def sample(
     """Chooses a token for each of the first rows of `hidden`.
 
     Args:
-        hidden: [S, D], from `forward`.
-        rows: [R, 3], R <= S: `runtime.step_input.sample_packing`.
+        hidden: [H, D], from `forward`.
+        rows: [R, 4], R <= H: `runtime.step_input.sample_packing`.
+        mask: int32 [R, ceil(V / 32)], the tokens that may be chosen; with `SampleMode.FULL`.
         gather: puts the parts of the vocabulary together: [R, V / devices] -> [R, V].
         mode: enough for all rows.
 
     Returns:
         the state, and int32 [R, RESULT_COLUMNS], floats as bits.
     """
-    slot, position, bits = rows.T
+    slot, position, ban, given = rows.T
     logits = gather(head(hidden[: rows.shape[0]]))
     with jax.named_scope("sampling"):
         own = jax.tree.map(lambda x: x.at[slot].get(mode="fill", fill_value=0), _small(state))
-        full = mode is SampleMode.FULL
-        adjusted = _with_extras(logits, state, slot, own["has_extras"], bits) if full else logits
+        adjusted = logits
+        if mode is SampleMode.FULL:
+            assert mask is not None
+            adjusted = _with_extras(logits, state, slot, own["has_extras"], ban != 0)
+            adjusted = jnp.where(unpack_mask(mask, logits.shape[1]), adjusted, -jnp.inf)
         temperature, top_p, min_p = own["sampling"].T
         token = choose(
             adjusted,
@@ -111,8 +115,10 @@ def sample(
             min_p=min_p,
             keys=_keys(own["seeds"], position),
         )
-        report = _logprobs(logits, token) if full else _no_logprobs(logits)
-        if full:
+        report = _no_logprobs(logits)
+        if mode is SampleMode.FULL:
+            token = jnp.where(given >= 0, given, token)
+            report = _logprobs(logits, token)
             counted = jnp.where(own["has_extras"], slot, state.counts.shape[0])
             state = replace(state, counts=state.counts.at[counted, token].add(2, mode="drop"))
         finite = jnp.isfinite(logits.max(axis=-1)).astype(jnp.int32)  # a NaN wins every maximum
@@ -121,13 +127,24 @@ def sample(
         return replace(state, last_token=last_token), result
 
 
+def unpack_mask(mask: Array, vocab_size: int) -> Array:
+    """Bits, the lowest of each int32 first, as booleans: [R, ceil(V / 32)] -> [R, V]."""
+    bits = (mask[:, :, None] >> jnp.arange(32)) & 1
+    return bits.reshape(mask.shape[0], -1)[:, :vocab_size] != 0
+
+
+def embed(head: Head, hidden: Array) -> Array:
+    """The hidden states behind the final norm, float32 [R, D]."""
+    return head.norm(hidden).astype(jnp.float32)
+
+
 def _small(state: SlotState) -> dict[str, Array]:
     names = ("seeds", "top_k", "sampling", "has_extras")
     return {name: getattr(state, name) for name in names}
 
 
 def _with_extras(
-    logits: Array, state: SlotState, slot: Array, has_extras: Array, bits: Array
+    logits: Array, state: SlotState, slot: Array, has_extras: Array, ban: Array
 ) -> Array:
     adjusted = adjust(
         logits,
@@ -136,7 +153,7 @@ def _with_extras(
         bias_ids=state.bias_ids.at[slot].get(mode="clip"),
         bias_values=state.bias_values.at[slot].get(mode="clip"),
         banned_ids=state.banned_ids.at[slot].get(mode="clip"),
-        ban=(bits & BAN_STOPS) != 0,
+        ban=ban,
     )
     return jnp.where(has_extras[:, None], adjusted, logits)
 

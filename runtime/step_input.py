@@ -1,22 +1,22 @@
 """One step's inputs for the device: what the plan decided, padded to a bucket and packed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from models.kv_cache import BLOCK_Q
-from runtime.buckets import Bucket, Buckets, SampleBucket, SampleMode
+from runtime.buckets import Bucket, Buckets, SampleBucket, SampleMode, max_rows
+from runtime.engine_request import Request
 from runtime.packing import Packing, float_bits
-from runtime.request import MAX_LOGIT_BIAS, Request
-from runtime.sampling import NUM_CANDIDATES
+from runtime.request import MAX_LOGIT_BIAS
 from runtime.slots import MAX_BANNED
 from runtime.step_plan import Scheduled, StepPlan
 
 # columns of `admitted`
 ADMITTED_COLUMNS = 9  # slot, seed (high, low), choice, top_k, temperature, top_p, min_p, has_extras
 
-# bit of the last column of a sampled row
-BAN_STOPS = 1
+SAMPLE_COLUMNS = 4  # slot, position, ban (the tokens that end an answer), given
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class StepInput:
         forward: int32 vector, `forward_packing(bucket, …)`.
         sampler: which sample program; None if nothing is sampled.
         sample: int32 vector, `sample_packing(sampler.num_rows)`.
+        pools: hidden states are wanted.
         extras: one vector, `extras_packing(…)`, for each admitted request that needs it.
         num_padding: tokens that are computed for nothing.
     """
@@ -37,6 +38,7 @@ class StepInput:
     sampler: SampleBucket | None
     sample: np.ndarray
     extras: tuple[np.ndarray, ...]
+    pools: bool
     num_padding: int
 
 
@@ -47,6 +49,11 @@ class StepShape:
     num_slots: int
     pages_per_request: int
     vocab_size: int
+
+    @property
+    def mask_words(self) -> int:
+        """int32 words of a mask of the vocabulary."""
+        return -(-self.vocab_size // 32)
 
 
 def forward_packing(bucket: Bucket, shape: StepShape) -> Packing:
@@ -65,7 +72,7 @@ def forward_packing(bucket: Bucket, shape: StepShape) -> Packing:
             ("positions", (bucket.num_tokens,)),
             ("slots", (bucket.num_tokens,)),
             ("blocks", (bucket.num_blocks,)),
-            ("hidden_rows", (shape.num_slots,)),
+            ("hidden_rows", (max_rows(shape.num_slots),)),
             ("pages", (num_pages, 3)),
             ("admitted", (num_rows, ADMITTED_COLUMNS)),
         )
@@ -73,8 +80,12 @@ def forward_packing(bucket: Bucket, shape: StepShape) -> Packing:
 
 
 def sample_packing(num_rows: int) -> Packing:
-    """Layout of the sample program's input: slot (S for padding), position, bits."""
-    return Packing((("rows", (num_rows, 3)),))
+    """Layout of the sample program's input: see SAMPLE_COLUMNS.
+
+    slot S for padding and for given tokens; position of the token that is chosen; given: -1, or the
+    token whose log-probability is wanted in place of a choice.
+    """
+    return Packing((("rows", (num_rows, SAMPLE_COLUMNS)),))
 
 
 def extras_packing(shape: StepShape) -> Packing:
@@ -92,45 +103,27 @@ def extras_packing(shape: StepShape) -> Packing:
     )
 
 
-def needs_extras(request: Request) -> bool:
-    """Whether the request uses what only `extras_packing` carries."""
-    params = request.params
-    return params.has_penalties or bool(params.logit_bias) or params.min_tokens > 0
-
-
-def sample_mode(request: Request) -> SampleMode:
-    """The least that can choose the request's tokens."""
-    params = request.params
-    if params.logprobs is not None or needs_extras(request):
-        return SampleMode.FULL
-    if params.temperature == 0:
-        return SampleMode.GREEDY
-    if 1 <= params.top_k <= NUM_CANDIDATES:
-        return SampleMode.CANDIDATES
-    unlimited = params.top_k <= 0 and params.top_p == 1 and params.min_p == 0
-    return SampleMode.UNLIMITED if unlimited else SampleMode.LIMITED
-
-
 def make_step_input(plan: StepPlan, buckets: Buckets, shape: StepShape) -> StepInput:
     """The plan as arrays."""
     num_blocks = sum(-(-item.num_tokens // BLOCK_Q) for item in plan.chunks)
     bucket = buckets.for_step(len(plan.rows), num_blocks)
     forward = _forward_vector(plan, bucket, shape)
-    samples = plan.samples
+    num_rows = len(plan.samples) + sum(len(item.reported) for item in plan.scored)
     sampler = None
-    if samples:
-        mode = max(sample_mode(item.request) for item in samples)
-        sampler = buckets.for_samples(len(samples), mode)
+    if num_rows:
+        mode = max((item.request.sample_mode for item in plan.samples), default=SampleMode.GREEDY)
+        sampler = buckets.for_samples(num_rows, SampleMode.FULL if plan.scored else mode)
     return StepInput(
         bucket=bucket,
         forward=forward,
         sampler=sampler,
-        sample=_sample_vector(samples, sampler.num_rows if sampler else 0, shape),
+        sample=_sample_vector(plan, sampler.num_rows if sampler else 0, shape),
         extras=tuple(
             _extras_vector(item, shape)
             for item in plan.scheduled
-            if item.admitted and needs_extras(item.request)
+            if item.admitted and item.request.needs_extras
         ),
+        pools=bool(plan.pooled),
         num_padding=bucket.num_tokens - sum(item.num_tokens for item in plan.scheduled),
     )
 
@@ -144,34 +137,52 @@ def _forward_vector(plan: StepPlan, bucket: Bucket, shape: StepShape) -> np.ndar
     into["pages"][:, 0] = shape.num_slots
     into["admitted"][:, 0] = shape.num_slots
 
-    samples = admitted = 0
-    start = 0
-    for item in plan.scheduled:
-        if item.num_tokens > 1:  # blocks begin where a multiple of BLOCK_Q does
-            start = -(-start // BLOCK_Q) * BLOCK_Q
-            first = start // BLOCK_Q
-            into["blocks"][first : first - (-item.num_tokens // BLOCK_Q)] = item.slot
-        end = start + item.num_tokens
-        into["token_ids"][start:end] = _token_ids(item)
-        into["positions"][start:end] = np.arange(item.start, item.start + item.num_tokens)
-        into["slots"][start:end] = item.slot
-        if item.samples:
-            into["hidden_rows"][samples] = end - 1
-            samples += 1
-        if item.admitted:
-            into["admitted"][admitted] = _admitted_row(item)
-            admitted += 1
-        start = end
+    starts = _place_rows(plan.rows, into) | _place_chunks(plan, into)
+    hidden_rows = [starts[item.slot] + item.num_tokens - 1 for item in plan.samples]
+    for item in plan.scored + plan.pooled:
+        offset = starts[item.slot] - item.start
+        hidden_rows += [offset + position for position in item.reported]
+    into["hidden_rows"][: len(hidden_rows)] = hidden_rows
+    admitted = [_admitted_row(item) for item in plan.scheduled if item.admitted]
+    if admitted:
+        into["admitted"][: len(admitted)] = admitted
     if plan.page_updates:
         into["pages"][: len(plan.page_updates)] = plan.page_updates
     return vector
 
 
+def _place_rows(rows: Sequence[Scheduled], into: dict[str, np.ndarray]) -> dict[int, int]:
+    """Writes the requests of one token; where the token of each slot is."""
+    count = len(rows)
+    into["token_ids"][:count] = [_token_id(item) for item in rows]
+    into["positions"][:count] = [item.start for item in rows]
+    into["slots"][:count] = slots = [item.slot for item in rows]
+    return dict(zip(slots, range(count), strict=True))
+
+
+def _place_chunks(plan: StepPlan, into: dict[str, np.ndarray]) -> dict[int, int]:
+    """Writes the requests of many tokens; where the first of each slot is."""
+    starts = {}
+    end = len(plan.rows)
+    for item in plan.chunks:
+        start = -(-end // BLOCK_Q) * BLOCK_Q  # blocks begin where a multiple of BLOCK_Q does
+        end = start + item.num_tokens
+        into["blocks"][start // BLOCK_Q : -(-end // BLOCK_Q)] = item.slot
+        into["token_ids"][start:end] = _token_ids(item)
+        into["positions"][start:end] = np.arange(item.start, item.start + item.num_tokens)
+        into["slots"][start:end] = item.slot
+        starts[item.slot] = start
+    return starts
+
+
+def _token_id(item: Scheduled) -> int:
+    """The one token of a row: -1 while the host does not know it."""
+    return -1 if item.start >= item.request.num_known else item.request.token_id(item.start)
+
+
 def _token_ids(item: Scheduled) -> list[int]:
     request, end = item.request, item.start + item.num_tokens
     num_prompt = len(request.prompt_ids)
-    if item.num_tokens == 1 and end > request.num_known:
-        return [-1]
     if end <= num_prompt:
         return request.prompt_ids[item.start : end]
     if item.start >= num_prompt:
@@ -188,19 +199,28 @@ def _admitted_row(item: Scheduled) -> np.ndarray:
     row[3] = request.choice
     row[4] = max(0, params.top_k)
     row[5:8] = float_bits(np.array([params.temperature, params.top_p, params.min_p]))
-    row[8] = needs_extras(request)
+    row[8] = request.needs_extras
     return row
 
 
-def _sample_vector(samples: list[Scheduled], num_rows: int, shape: StepShape) -> np.ndarray:
-    rows = np.zeros((num_rows, 3), np.int32)
-    rows[:, 0] = shape.num_slots
-    for row, item in zip(rows, samples, strict=False):
-        params = item.request.params
-        position = item.start + item.num_tokens  # of the token that is chosen
-        answered = position - len(item.request.prompt_ids)
-        row[:] = item.slot, position, BAN_STOPS * (answered < params.min_tokens)
+def _sample_vector(plan: StepPlan, num_rows: int, shape: StepShape) -> np.ndarray:
+    rows = np.full((num_rows, SAMPLE_COLUMNS), (shape.num_slots, 0, 0, -1), np.int32)
+    used = [
+        (item.slot, position := item.start + item.num_tokens, _bans(item.request, position), -1)
+        for item in plan.samples
+    ]
+    for item in plan.scored:
+        prompt = item.request.prompt_ids
+        used += [(shape.num_slots, 0, 0, prompt[position + 1]) for position in item.reported]
+    if used:
+        rows[: len(used)] = used
     return rows.reshape(-1)
+
+
+def _bans(request: Request, position: int) -> int:
+    """1 where the token at this position must not end the answer."""
+    least = request.params.min_tokens
+    return int(least > 0 and position - len(request.prompt_ids) < least)
 
 
 def _extras_vector(item: Scheduled, shape: StepShape) -> np.ndarray:

@@ -1,8 +1,16 @@
 """What one step does: which requests get how many tokens, and what the device answers."""
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
-from runtime.request import Request
+from runtime.buckets import REPORTED_ROWS
+from runtime.engine_request import Request
+
+# (slot, index in its row of the page table, page)
+type PageUpdate = tuple[int, int, int]
+
+_NOTHING = range(0)
 
 
 @dataclass(frozen=True)
@@ -24,12 +32,16 @@ class Limits:
     pages_per_request: int
 
 
-@dataclass(frozen=True)
-class Scheduled:
+class Scheduled(NamedTuple):
     """A request's part of a step: `num_tokens` tokens from `start` on.
 
-    `samples`: whether its next token is chosen, because nothing is missing afterwards.
-    `admitted`: whether it took its slot in this step.
+    A tuple since one is made for every request in every step.
+
+    Attributes:
+        samples: its next token is chosen, because nothing is missing afterwards; or the request
+            ends here with its embedding.
+        admitted: it took its slot in this step.
+        reported: positions of the prompt whose scores or hidden states are wanted.
     """
 
     request: Request
@@ -38,33 +50,45 @@ class Scheduled:
     num_tokens: int
     samples: bool
     admitted: bool
+    reported: range = _NOTHING
 
 
 @dataclass(frozen=True)
 class StepPlan:
-    """One step: requests of one token first, then those of many, and the pages they were given.
-
-    `page_updates`: (slot, index in its row of the page table, page).
-    """
+    """One step: requests of one token first, then those of many, and the pages they were given."""
 
     rows: tuple[Scheduled, ...]
     chunks: tuple[Scheduled, ...]
-    page_updates: tuple[tuple[int, int, int], ...]
+    page_updates: tuple[PageUpdate, ...]
 
     @property
     def scheduled(self) -> tuple[Scheduled, ...]:
         """In the order of the token axis."""
         return self.rows + self.chunks
 
-    @property
+    @cached_property
     def samples(self) -> list[Scheduled]:
         """Those whose next token is chosen, in the order of the results."""
-        return [item for item in self.scheduled if item.samples]
+        return [item for item in self.scheduled if item.samples and item.request.pooling is None]
+
+    @cached_property
+    def scored(self) -> list[Scheduled]:
+        """Those whose prompt is scored, in the order of the results, which follow the samples'."""
+        return [item for item in self.scheduled if item.reported and item.request.pooling is None]
+
+    @cached_property
+    def pooled(self) -> list[Scheduled]:
+        """Those whose hidden states are wanted."""
+        return [item for item in self.scheduled if item.reported and item.request.pooling]
+
+    @cached_property
+    def is_guided(self) -> bool:
+        """Whether a mask must be made, for which all tokens before must be known."""
+        return any(item.request.guide is not None for item in self.samples)
 
 
-@dataclass(frozen=True)
-class SampledToken:
-    """What the device chose for one request."""
+class SampledToken(NamedTuple):
+    """What the device chose for one request, or said of a given token."""
 
     token_id: int
     finite: bool
@@ -79,21 +103,38 @@ class Draft:
         self._limits = limits
         self.rows: list[Scheduled] = []
         self.chunks: list[Scheduled] = []
-        self.page_updates: list[tuple[int, int, int]] = []
+        self.page_updates: list[PageUpdate] = []
         self._chunk_blocks = 0
+        self._reported_left = REPORTED_ROWS
 
-    def room(self, num_missing: int, *, rows_ahead: int) -> int:
-        """Tokens that a request may get, if `rows_ahead` more rows are still to come."""
+    def room(self, request: Request, start: int, *, rows_ahead: int) -> int:
+        """Tokens that a request may get from `start` on, if `rows_ahead` more rows are to come."""
+        num_missing = request.num_tokens - start
         rows = len(self.rows) + rows_ahead + (num_missing == 1)
         row_blocks = -(-rows // self._limits.block_q)
         if num_missing == 1:
-            return int(row_blocks + self._chunk_blocks <= self._limits.num_blocks)
-        left = self._limits.num_blocks - row_blocks - self._chunk_blocks
-        return min(num_missing, max(0, left) * self._limits.block_q)
+            blocks = row_blocks + self._chunk_blocks
+            room = int(blocks <= self._limits.num_blocks)
+        else:
+            left = self._limits.num_blocks - row_blocks - self._chunk_blocks
+            room = min(num_missing, max(0, left) * self._limits.block_q)
+        end = max(start, request.num_reported) + self._reported_left
+        return room if end >= request.last_reported else min(room, end - start)
 
     def add(self, item: Scheduled) -> None:
+        self._reported_left -= len(item.reported)
         if item.num_tokens == 1:
             self.rows.append(item)
         else:
             self.chunks.append(item)
             self._chunk_blocks += -(-item.num_tokens // self._limits.block_q)
+
+
+def reported(request: Request, start: int, num_tokens: int) -> range:
+    """Positions whose scores or hidden states a request wants of a step."""
+    end = start + num_tokens
+    if request.pooling == "last":
+        return range(end - 1, end) if end == request.num_tokens else _NOTHING
+    if start >= request.last_reported:
+        return _NOTHING
+    return range(max(start, request.num_reported), min(end, request.last_reported))

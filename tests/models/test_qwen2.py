@@ -21,9 +21,10 @@ from models.mesh import make_mesh
 from models.operations import Operations
 from runtime.buckets import Buckets
 from runtime.compile_log import CompileLog
+from runtime.engine_request import Request
 from runtime.model_runner import ModelRunner
 from runtime.page_pool import PagePool
-from runtime.request import Request, SamplingParams
+from runtime.request import SamplingParams
 from runtime.scheduler import Scheduler
 from runtime.step_input import StepShape, make_step_input
 from runtime.step_plan import Limits
@@ -56,8 +57,9 @@ def serve(runner, buckets, shape, requests, *, num_blocks, num_pages=25):
         scheduler.add(request)
     while scheduler.has_work:
         plan = scheduler.schedule()
-        started = runner.start(make_step_input(plan, buckets, shape))
-        for output in scheduler.update(plan, runner.read(plan, started)):
+        step = make_step_input(plan, buckets, shape)
+        started = runner.sample(step, runner.forward(step))
+        for output in scheduler.update(plan, *runner.read(plan, started)):
             outputs[output.request_id].append(output)
     return outputs
 

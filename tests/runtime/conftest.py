@@ -42,8 +42,6 @@ def answer(
 
 def expected_answer(request: Any) -> list[int]:
     """What a request must get, whatever else runs: the same function, without pages or slots."""
-    from runtime.step_input import needs_extras
-
     params, output = request.params, []
     seeds = (request.seed >> 32 & 0xFFFFFFFF, request.seed & 0xFFFFFFFF, request.choice)
     while len(output) < request.max_tokens:
@@ -51,7 +49,7 @@ def expected_answer(request: Any) -> list[int]:
         if BAD in context:
             break
         extras = None
-        if needs_extras(request):
+        if request.needs_extras:
             penalties = np.array(
                 [params.repetition_penalty, params.presence_penalty, params.frequency_penalty],
                 np.float32,
@@ -63,6 +61,18 @@ def expected_answer(request: Any) -> list[int]:
         if output[-1] in request.stop_ids:
             break
     return output
+
+
+def state_of(digest: np.uint64) -> np.ndarray:
+    """The hidden state of a token, [1]: of all that is before it."""
+    return np.array([int(digest) % 997], np.float32)
+
+
+def expected_states(request: Any) -> list[float]:
+    """The states of a prompt's tokens."""
+    with np.errstate(over="ignore"):
+        kept = digests(np.array(request.prompt_ids), 0, np.uint64(0))
+    return [float(state_of(digest)[0]) for digest in kept]
 
 
 def extras_of(
@@ -102,8 +112,8 @@ class NumpyDevice:
         self.places = np.full((num_pages, PAGE), -1)
         self.digests = np.zeros((num_pages, PAGE), np.uint64)
 
-    def start(self, step: Any) -> list[tuple[int, bool]]:
-        """Runs a step; the results, of which the first belong to the samples."""
+    def start(self, step: Any) -> tuple[list[Any], list[np.ndarray]]:
+        """Runs a step; what the rows of the sampler give, and a state for each hidden row."""
         from runtime.step_input import extras_packing, forward_packing, sample_packing
 
         for vector in step.extras:
@@ -120,7 +130,9 @@ class NumpyDevice:
         rows = ()
         if step.sampler is not None:
             rows = sample_packing(step.sampler.num_rows).views(step.sample)["rows"]
-        return [self._sample(i, row, inputs) for i, row in enumerate(rows)]
+        hidden_rows = inputs["hidden_rows"] if step.pools else ()
+        states = [self._state(token_at, inputs) for token_at in hidden_rows]
+        return [self._sample(i, row, inputs) for i, row in enumerate(rows)], states
 
     def _set_extras(self, inputs: dict[str, np.ndarray]) -> None:
         num_prompt, vocab = inputs["num_prompt"][0], self.shape.vocab_size
@@ -187,12 +199,22 @@ class NumpyDevice:
         with np.errstate(over="ignore"):
             self.digests[pages, offsets] = digests(tokens, start, before)
 
-    def _sample(self, i: int, row: np.ndarray, inputs: dict[str, np.ndarray]) -> tuple[int, bool]:
-        from runtime.step_input import BAN_STOPS
+    def _state(self, token_at: int, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        """A hidden state: what it was computed from."""
+        slot, position = inputs["slots"][token_at], inputs["positions"][token_at]
+        page = self.page_table[slot, position // PAGE]
+        return state_of(self.digests[page, position % PAGE])
 
-        slot, position, bits = (int(x) for x in row)
+    def _sample(self, i: int, row: np.ndarray, inputs: dict[str, np.ndarray]) -> Any:
+        from runtime.step_plan import SampledToken
+
+        slot, position, bans, given = (int(x) for x in row)
+        if given >= 0:
+            assert slot == self.shape.num_slots
+            (score,) = self._state(inputs["hidden_rows"][i], inputs)
+            return SampledToken(given, True, -float(score), ((given + 1, -1.0),))
         if slot == self.shape.num_slots:
-            return 0, True
+            return SampledToken(0, True)
         token_at = inputs["hidden_rows"][i]
         assert inputs["slots"][token_at] == slot
         assert inputs["positions"][token_at] == position - 1
@@ -208,12 +230,12 @@ class NumpyDevice:
         if self.has_extras[slot]:
             own = self.extras[slot]
             extras = extras_of(own.prompt, own.output, own.penalties, own.bias)
-            banned = own.banned if bits & BAN_STOPS else set()
+            banned = own.banned if bans else set()
         token = answer(context, self.seeds[slot], extras, banned) if finite else 0
         self.last_token[slot] = token
         if self.has_extras[slot]:
             self.extras[slot].output[token] += 1
-        return token, finite
+        return SampledToken(token, finite)
 
 
 @dataclass
@@ -266,14 +288,13 @@ class StepLoop:
 
     def book(self) -> None:
         """Books the step that was started last."""
-        from runtime.scheduler import SampledToken
-
         if self.pending is None:
             return
-        plan, result = self.pending
+        plan, (tokens, states) = self.pending
         self.pending = None
-        tokens = [SampledToken(*row) for row, _ in zip(result, plan.samples, strict=False)]
-        for output in self.scheduler.update(plan, tokens):
+        num_samples = len(plan.samples)
+        num_tokens = num_samples + sum(len(item.reported) for item in plan.scored)
+        for output in self.scheduler.update(plan, tokens[:num_tokens], states[num_tokens:]):
             assert not self.ended(output.request_id), "a token after the end"
             self.outputs[output.request_id].append(output)
 
@@ -320,9 +341,9 @@ class StepLoop:
             assert wanting[0].request_id in planned, "the oldest did not advance"
         lost = [r.num_preemptions > preemptions[r.request_id] for r in running]
         assert lost == sorted(lost), "somebody was preempted before the youngest"
-        order = [*self.scheduler.running, *self.scheduler.waiting]
-        ids = [r.request_id for r in order]
-        assert ids == sorted(ids), "who came first is not first"
+        for listed in (self.scheduler.running, self.scheduler.waiting):
+            ranks = [(r.priority, r.request_id) for r in listed]
+            assert ranks == sorted(ranks), "who came first is not first"
 
 
 @pytest.fixture(scope="session")
@@ -337,9 +358,16 @@ def expected() -> Any:
 
 
 @pytest.fixture(scope="session")
+def states() -> Any:
+    """request -> the hidden state of each of its prompt's tokens."""
+    return expected_states
+
+
+@pytest.fixture(scope="session")
 def make_request() -> Any:
     """(id, prompt, max_tokens, …) -> Request; a number as prompt is its length."""
-    from runtime.request import Request, SamplingParams
+    from runtime.engine_request import Request
+    from runtime.request import SamplingParams
 
     def make(
         request_id: int, prompt: list[int] | int, max_tokens: int = 4, **changes: Any
@@ -396,9 +424,10 @@ class Served:
             plan = scheduler.schedule()
             started = None
             if plan:
-                started = self.runner.start(make_step_input(plan, self.buckets, self.shape))
+                step = make_step_input(plan, self.buckets, self.shape)
+                started = self.runner.sample(step, self.runner.forward(step))
             if before:
-                for output in scheduler.update(before[0], self.runner.read(*before)):
+                for output in scheduler.update(before[0], *self.runner.read(*before)):
                     outputs[output.request_id].append(output)
             before = (plan, started) if plan else None
         return outputs

@@ -66,6 +66,7 @@ def test_only_the_greedy_sampler_has_a_program_for_each_number_of_rows():
     buckets = Buckets(num_slots=128, max_tokens=2_048, min_rows=1)
     rows = {mode: [b.num_rows for b in buckets.samples if b.mode is mode] for mode in SampleMode}
     assert rows.pop(SampleMode.GREEDY) == buckets.rows
+    assert rows.pop(SampleMode.FULL) == [1, 4, 16, 64, 128, 192]  # 64 tokens of prompts more
     assert all(sizes == [1, 4, 16, 64, 128] for sizes in rows.values())
 
 

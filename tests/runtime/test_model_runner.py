@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from runtime.model_runner import read_row
+from runtime.model_runner import read_rows
 from runtime.packing import float_bits
 from runtime.request import MAX_LOGPROBS
 from runtime.step import RESULT_COLUMNS
@@ -27,14 +27,17 @@ BEST = [(7, -0.5), (3, -1.0), (9, -1.5)]
 
 @pytest.mark.parametrize("finite", [0, 1])
 def test_without_logprobs_only_the_token_is_read(finite):
-    assert read_row(row(7, finite, -0.5, BEST), None) == SampledToken(7, bool(finite))
+    assert read_rows(row(7, finite, -0.5, BEST)[None], [None]) == [SampledToken(7, bool(finite))]
 
 
 def test_as_many_alternatives_are_read_as_asked_for():
     asked = {0: (), 2: tuple(BEST[:2]), 3: tuple(BEST)}
     for count, best in asked.items():
-        assert read_row(row(7, 1, -0.5, BEST), count) == SampledToken(7, True, -0.5, best)
+        assert read_rows(row(7, 1, -0.5, BEST)[None], [count]) == [
+            SampledToken(7, True, -0.5, best)
+        ]
 
 
 def test_a_vocabulary_smaller_than_asked_for_gives_what_it_has():
-    assert read_row(row(7, 1, -0.5, BEST), 20).top_logprobs == tuple(BEST)
+    (token,) = read_rows(row(7, 1, -0.5, BEST)[None], [20])
+    assert token.top_logprobs == tuple(BEST)

@@ -9,7 +9,7 @@ def test_there_is_a_program_for_every_shape(served):
     programs = served.runner.programs
     assert list(programs.forward) == served.buckets.all
     assert list(programs.sample) == served.buckets.samples
-    assert programs.num_programs == len(served.buckets.all) + len(served.buckets.samples) + 1
+    assert programs.num_programs == len(served.buckets.all) + len(served.buckets.samples) + 2
     assert programs.seconds > 0
 
 
@@ -128,7 +128,8 @@ def test_a_step_that_samples_nothing_has_no_result(served, make_request):
     request = make_request(0, list(range(70)), 1)
     scheduler.add(request)
     plan = scheduler.schedule()
-    started = served.runner.start(make_step_input(plan, served.buckets, served.shape))
-    assert started.result is None
-    assert served.runner.read(plan, started) == []
+    step = make_step_input(plan, served.buckets, served.shape)
+    started = served.runner.sample(step, served.runner.forward(step))
+    assert (started.result, started.states) == (None, None)
+    assert served.runner.read(plan, started) == ([], ())
     served.runner.wait()

@@ -2,8 +2,9 @@
 
 import pytest
 
+from runtime.engine_request import Request
 from runtime.errors import PromptTooLong, RequestError, UnsupportedParameter
-from runtime.request import Request, SamplingParams, answer_room
+from runtime.request import SamplingParams, answer_room
 
 NAN, INF = float("nan"), float("inf")
 
@@ -120,8 +121,8 @@ def test_penalties_are_noticed(changes, has):
 def test_tokens_in_flight_count():
     request = Request(0, [1, 2, 3], SamplingParams(), max_tokens=4)
     assert (request.num_known, request.num_tokens, request.num_missing) == (3, 3, 3)
-    request.num_computed, request.num_in_flight = 3, 1
-    assert (request.num_known, request.num_tokens, request.num_missing) == (3, 4, 1)
+    request.num_computed, request.num_in_flight, request.num_tokens = 3, 1, 4
+    assert (request.num_known, request.num_missing) == (3, 1)
     request.output_ids.append(9)
     request.num_in_flight = 0
     assert request.token_ids == [1, 2, 3, 9]

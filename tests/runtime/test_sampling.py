@@ -14,8 +14,8 @@ from runtime.packing import float_bits
 from runtime.request import MAX_LOGIT_BIAS, MAX_LOGPROBS
 from runtime.sampling import adjust, choose
 from runtime.slots import MAX_BANNED, empty_slots
-from runtime.step import sample
-from runtime.step_input import BAN_STOPS
+from runtime.step import sample, unpack_mask
+from runtime.step_input import SAMPLE_COLUMNS
 from runtime.thresholds import highest_threshold, kept
 
 NUM_DRAWS = 1_500
@@ -315,14 +315,17 @@ def slots(**changes):
 
 
 @jax.jit
-def sample_once(state, hidden, rows):
-    return sample(head(), state, hidden, rows, gather=lambda x: x, mode=SampleMode.FULL)
+def sample_once(state, hidden, rows, mask):
+    return sample(head(), state, hidden, rows, mask, gather=lambda x: x, mode=SampleMode.FULL)
 
 
-def run_sample(state, hidden, rows):
-    padding = [[SLOTS, 0, 0]] * (SLOTS - len(rows))
+def run_sample(state, hidden, rows, mask=(-1,) * SLOTS):
+    """Rows of slot, position, ban and, where one is, the given token; a word of the mask each."""
+    padded = np.full((SLOTS, SAMPLE_COLUMNS), (SLOTS, 0, 0, -1), np.int32)
+    for into, row in zip(padded, rows, strict=False):
+        into[: len(row)] = row
     state, result = sample_once(
-        state, jnp.asarray(hidden, jnp.float32), jnp.array([*np.asarray(rows).tolist(), *padding])
+        state, jnp.asarray(hidden, jnp.float32), jnp.asarray(padded), jnp.array(mask)[:, None]
     )
     return state, np.asarray(result)
 
@@ -396,10 +399,46 @@ def test_stop_tokens_are_banned_only_while_the_row_says_so():
         bias_ids=slots().bias_ids.at[:, 0].set(3),
         bias_values=slots().bias_values.at[:, 0].set(50.0),
     )
-    rows = np.array([[0, 5, BAN_STOPS], [1, 5, 0]])
+    rows = np.array([[0, 5, 1], [1, 5, 0]])
     _, result = run_sample(state, HIDDEN, rows)
     assert result[0, 0] != 3 and result[1, 0] == 3
     assert result[:2, 1].tolist() == [1, 1]
+
+
+def test_a_given_token_is_scored_and_leaves_no_trace():
+    before = slots(has_extras=jnp.ones(SLOTS, bool), last_token=jnp.full(SLOTS, -3, jnp.int32))
+    state, result = run_sample(before, HIDDEN, [[2, 5], [SLOTS, 0, 0, 17], [SLOTS, 0, 0, 0]])
+    assert result[1:3, 0].tolist() == [17, 0]
+    norm = HIDDEN / np.sqrt((HIDDEN**2).mean(axis=1, keepdims=True) + 1e-6)
+    logprobs = np.asarray(
+        jax.nn.log_softmax(norm @ np.asarray(head().weight.values[...]).T, axis=1)
+    )
+    for row, token in ((1, 17), (2, 0)):
+        assert result[row, 2:3].view(np.float32)[0] == pytest.approx(logprobs[row, token], abs=1e-5)
+    assert state.last_token.tolist() == [-3, -3, result[0, 0], -3]
+    assert int(state.counts.sum()) == 2
+
+
+def test_a_mask_leaves_the_tokens_it_names():
+    masks = [1 << 4 | 1 << 29, -1, 1 << 11, -1]
+    for position in range(20):
+        _, free = run_sample(slots(), HIDDEN, [[0, position], [1, position], [2, position]])
+        _, result = run_sample(
+            slots(), HIDDEN, [[0, position], [1, position], [2, position]], masks
+        )
+        assert result[0, 0] in (4, 29) and result[2, 0] == 11
+        assert result[1].tolist() == free[1].tolist()
+        assert result[:3, 1].tolist() == [1, 1, 1]
+
+
+def test_bits_of_masks_are_read_from_the_lowest():
+    rng = np.random.default_rng(8)
+    for vocab in (5, 32, 33, 70):
+        want = rng.random((3, vocab)) < 0.5
+        packed = np.packbits(want, axis=1, bitorder="little")
+        words = np.zeros((3, -(-vocab // 32) * 4), np.uint8)
+        words[:, : packed.shape[1]] = packed
+        assert np.array_equal(unpack_mask(jnp.asarray(words.view(np.int32)), vocab), want)
 
 
 def test_bits_of_floats_survive_the_way():

@@ -263,7 +263,7 @@ def test_a_common_beginning_is_computed_once(step_loop, make_request, expected):
     assert [(item.start, item.num_tokens) for item in plan.scheduled] == [(128, 32)]
     assert second.num_cached_tokens == 128
     loop.run()
-    assert (loop.scheduler.prefix_queries, loop.scheduler.prefix_hits) == (320, 128)
+    assert (loop.scheduler.pages.prefix_queries, loop.scheduler.pages.prefix_hits) == (320, 128)
     assert {o.num_cached_tokens for o in loop.outputs[1]} == {128}
     assert loop.tokens(first) == expected(first)
     assert loop.tokens(second) == expected(second)
@@ -319,7 +319,7 @@ def test_without_prefix_caching_nothing_is_shared(step_loop, make_request):
         request = loop.add(make_request(i, list(range(40)) * 4))
         loop.run()
     assert request.num_cached_tokens == 0
-    assert loop.scheduler.prefix_hits == 0
+    assert loop.scheduler.pages.prefix_hits == 0
 
 
 def test_a_preempted_request_is_not_counted_as_a_prefix_hit(step_loop, make_request):
@@ -329,7 +329,7 @@ def test_a_preempted_request_is_not_counted_as_a_prefix_hit(step_loop, make_requ
     loop.run()
     assert young.num_preemptions
     assert young.num_cached_tokens == 0
-    assert (loop.scheduler.prefix_queries, loop.scheduler.prefix_hits) == (130, 0)
+    assert (loop.scheduler.pages.prefix_queries, loop.scheduler.pages.prefix_hits) == (130, 0)
 
 
 def test_admission_leaves_room_for_what_running_prompts_still_need(step_loop, make_request):

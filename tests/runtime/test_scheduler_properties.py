@@ -1,6 +1,7 @@
 """After any sequence of adds, steps and aborts: the books are right, and so is every answer."""
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis.stateful import (
@@ -44,6 +45,9 @@ REQUESTS = st.fixed_dictionaries(
         "cache_salt": st.sampled_from(["", "", "salt"]),
         "min_tokens": st.sampled_from([0, 0, 0, 2]),
         "presence_penalty": st.sampled_from([0.0, 0.0, 0.0, 1.5]),
+        "prompt_logprobs": st.sampled_from([None, None, None, 1]),
+        "pooling": st.sampled_from([None, None, None, None, "last", "mean"]),
+        "priority": st.sampled_from([0, 0, 0, 0, -1, 2]),
     }
 )
 
@@ -53,11 +57,37 @@ def build(make_request, request_id, asked):
     prompt = GROUPS[changes.pop("group")][: changes.pop("length")]
     max_tokens = changes.pop("max_tokens")
     changes["min_tokens"] = min(changes["min_tokens"], max_tokens)
+    if changes["pooling"]:
+        max_tokens, changes["min_tokens"] = 1, 0
     return make_request(request_id, prompt, max_tokens, **changes)
 
 
-def check_answer(loop, request, expected):
+def is_bad(request):
+    """Whether its scores are not finite; the states of the stand-in always are."""
+    return 49 in request.prompt_ids and not request.pooling
+
+
+def check_reports(outputs, request, states):
+    """The scores or the embedding of the prompt came once, and are those of its own tokens."""
+    if request.pooling:
+        (output,) = outputs
+        wanted = states[-1:] if request.pooling == "last" else states
+        assert np.frombuffer(output.embedding, np.float32) == pytest.approx(np.mean(wanted))
+        assert (output.token_id, output.finish_reason) == (None, "stop")
+    elif request.params.prompt_logprobs is not None and outputs[0].token_id is not None:
+        first, *others = outputs[0].prompt_logprobs
+        assert first is None and all(output.prompt_logprobs is None for output in outputs[1:])
+        prompt = request.prompt_ids[1:]
+        scores = zip(prompt, states, strict=False)
+        assert others == [(token, -state, ((token + 1, -1.0),)) for token, state in scores]
+
+
+def check_answer(loop, request, expected, states):
     """The answer, or as much of it as the request lived to see, and how it ended."""
+    if request.finish_reason in ("stop", "length"):
+        check_reports(loop.outputs[request.request_id], request, states(request))
+    if request.pooling:
+        return request.finish_reason
     outputs, tokens, whole = (
         loop.outputs[request.request_id],
         loop.tokens(request),
@@ -76,7 +106,7 @@ def check_answer(loop, request, expected):
     return reason
 
 
-def test_any_sequence_keeps_the_books_and_the_answers(step_loop, make_request, expected):
+def test_any_sequence_keeps_the_books_and_the_answers(step_loop, make_request, expected, states):
     class SchedulerMachine(RuleBasedStateMachine):
         def __init__(self):
             super().__init__()
@@ -139,7 +169,7 @@ def test_any_sequence_keeps_the_books_and_the_answers(step_loop, make_request, e
             assert not self.loop.scheduler.has_work
             self.loop.scheduler.check()
             for request in self.requests:
-                assert check_answer(self.loop, request, expected) is not None
+                assert check_answer(self.loop, request, expected, states) is not None
 
     run_state_machine_as_test(
         SchedulerMachine,
@@ -160,7 +190,7 @@ def test_any_sequence_keeps_the_books_and_the_answers(step_loop, make_request, e
     data=st.data(),
 )
 def test_an_answer_depends_on_its_request_alone(
-    step_loop, make_request, expected, limits, asked, waits, data
+    step_loop, make_request, expected, states, limits, asked, waits, data
 ):
     loop = step_loop(**limits)
     fits = min(limits["num_pages"] - 1, limits["pages_per_request"]) * 64
@@ -173,8 +203,8 @@ def test_an_answer_depends_on_its_request_alone(
             loop.step()
     loop.run()
     for request in requests:
-        reason = check_answer(loop, request, expected)
-        assert reason == ("error" if 49 in request.prompt_ids else reason)
+        reason = check_answer(loop, request, expected, states)
+        assert reason == ("error" if is_bad(request) else reason)
 
 
 @pytest.mark.parametrize("prefix_caching", [False, True])

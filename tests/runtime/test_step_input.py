@@ -5,13 +5,10 @@ import pytest
 
 from runtime.buckets import Bucket, Buckets, SampleBucket, SampleMode
 from runtime.step_input import (
-    BAN_STOPS,
     StepShape,
     extras_packing,
     forward_packing,
     make_step_input,
-    needs_extras,
-    sample_mode,
     sample_packing,
 )
 from runtime.step_plan import Scheduled, StepPlan
@@ -38,6 +35,7 @@ def running(make_request, prompt, output=(), in_flight=0, **changes):
     request = make_request(0, list(prompt), 50, **changes)
     request.output_ids.extend(output)
     request.num_in_flight = in_flight
+    request.num_tokens = len(prompt) + len(output) + in_flight
     return request
 
 
@@ -52,7 +50,7 @@ def test_rows_alone_take_the_smallest_shape(make_request):
     assert into["slots"].tolist() == [2, 0]
     assert into["blocks"].size == 0
     assert into["hidden_rows"][:2].tolist() == [0, 1]
-    assert sampled == [[2, 4, 0], [0, 5, 0]]
+    assert sampled == [[2, 4, 0, -1], [0, 5, 0, -1]]
     assert step.num_padding == 0 and step.extras == ()
 
 
@@ -75,7 +73,7 @@ def test_chunks_begin_at_a_block_behind_the_rows(make_request):
     assert set(into["slots"][64:134].tolist()) == {3}
     outside = np.r_[3:64, 134:256]
     assert np.all(into["positions"][outside] == -1)
-    assert into["hidden_rows"].tolist() == [0, 1, 2, 133]
+    assert into["hidden_rows"][:4].tolist() == [0, 1, 2, 133]
     assert [row[:2] for row in sampled] == [[0, 3], [1, 3], [2, 3], [3, 75]]
     assert step.num_padding == 256 - 73
 
@@ -161,7 +159,7 @@ def test_only_the_admitted_are_sent_as_such(make_request):
 )
 def test_extras_are_sent_to_those_that_need_them(make_request, changes, needs):
     request = running(make_request, [1, 2], **changes)
-    assert needs_extras(request) == needs
+    assert request.needs_extras == needs
     step, into, _ = inputs_of([], [scheduled(request, 2, 0, 2, admitted=True)])
     assert len(step.extras) == needs
     assert into["admitted"][0, 8] == needs
@@ -192,7 +190,7 @@ def test_extras_hold_penalties_bias_bans_and_tokens(make_request):
 def test_stop_tokens_are_banned_before_min_tokens(make_request, num_output, banned):
     request = running(make_request, [1, 2], [7] * num_output, min_tokens=2)
     _, _, sampled = inputs_of([], [scheduled(request, 1, 0, 2 + num_output)])
-    assert sampled == [[1, 2 + num_output, BAN_STOPS * banned]]
+    assert sampled == [[1, 2 + num_output, banned, -1]]
 
 
 @pytest.mark.parametrize(
@@ -213,7 +211,7 @@ def test_stop_tokens_are_banned_before_min_tokens(make_request, num_output, bann
 )
 def test_the_least_program_that_is_enough_is_taken(make_request, changes, mode):
     request = running(make_request, [1], **changes)
-    assert sample_mode(request) is mode
+    assert request.sample_mode is mode
     best = scheduled(running(make_request, [1], [2], 1, temperature=0.0), 1, 2, 1)
     step, _, _ = inputs_of([scheduled(request, 0, 0, 1), best])
     assert step.sampler.mode is mode
