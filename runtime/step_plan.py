@@ -122,7 +122,8 @@ class Draft:
         return room if end >= request.last_reported else min(room, end - start)
 
     def add(self, item: Scheduled) -> None:
-        self._reported_left -= len(item.reported)
+        if item.request.last_reported:  # else its only row is the one that each slot has
+            self._reported_left -= len(item.reported)
         if item.num_tokens == 1:
             self.rows.append(item)
         else:
