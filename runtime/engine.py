@@ -13,6 +13,7 @@ from runtime.buckets import Buckets
 from runtime.engine_request import Pooling, Request
 from runtime.errors import RequestError, UnsupportedParameter
 from runtime.guide import Guide, MakeGuide
+from runtime.masks import fill_masks
 from runtime.messages import EngineInfo, Stats
 from runtime.model_runner import PendingStep, StepResult
 from runtime.request import SamplingParams, TokenOutput, answer_room
@@ -247,19 +248,13 @@ class Engine:
         if forwarded is None:
             return None
         plan, step = forwarded.plan, forwarded.step
-        masks = self._masks(plan, step) if plan.is_guided else None
+        masks = None
+        if plan.is_guided:
+            assert step.sampler is not None
+            masks = fill_masks(
+                plan.samples, num_rows=step.sampler.num_rows, num_words=self.shape.mask_words
+            )
         return _Started(plan, self.runner.sample(step, forwarded.hidden, masks), step.bucket.name)
-
-    def _masks(self, plan: StepPlan, step: StepInput) -> np.ndarray:
-        assert step.sampler is not None
-        masks = np.full((step.sampler.num_rows, self.shape.mask_words), -1, np.int32)
-        for mask, item in zip(masks, plan.samples, strict=False):
-            request = item.request
-            # of an answer that has just ended the token is chosen for nobody
-            if request.guide is not None and request.finish_reason is None:
-                mask.fill(0)
-                request.guide.fill(mask)
-        return masks
 
     def _read(self, started: _Started | None) -> list[TokenOutput]:
         self._last_bucket = "" if started is None else started.bucket

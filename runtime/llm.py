@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
+from contextlib import ExitStack, closing
 from typing import Any, Self, cast
 
 from rich.progress import Progress
@@ -12,9 +12,10 @@ from models.gguf_file import open_gguf
 from runtime.collect import Collector
 from runtime.compile_log import CompileLog
 from runtime.config import RuntimeConfig
+from runtime.embedding import embed
 from runtime.engine import Engine
 from runtime.errors import RequestError
-from runtime.outputs import RequestOutput
+from runtime.outputs import EmbeddingOutput, RequestOutput
 from runtime.request import SamplingParams
 from runtime.seeds import seed_source
 from runtime.start import start_engine
@@ -58,15 +59,17 @@ class LLM:
         self._tokenizer = build_tokenizer(file.metadata)
         own_template = file.metadata.get("tokenizer.chat_template")
         source = chat_template or (own_template if isinstance(own_template, str) else None)
-        self._compile_log = CompileLog()
-        self._engine: Engine = start_engine(
-            config,
-            file,
-            sorted(self._tokenizer.stop_ids),
-            report=lambda stage, text, fraction: report(text),
-            log=self._compile_log,
-        )
-        self._worker = TemplateWorker()
+        with ExitStack() as opened:  # what is open is closed again if the start fails
+            self._compile_log = opened.enter_context(closing(CompileLog()))
+            self._engine: Engine = start_engine(
+                config,
+                file,
+                sorted(self._tokenizer.stop_ids),
+                report=lambda stage, text, fraction: report(text),
+                log=self._compile_log,
+            )
+            self._worker = opened.enter_context(closing(TemplateWorker()))
+            opened.pop_all()
         self._template = ChatTemplate(source, self._tokenizer, self._worker)
         self._ids = itertools.count()
         self._next_seed = seed_source(config.seed)
@@ -74,12 +77,7 @@ class LLM:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -151,6 +149,38 @@ class LLM:
         texts = [chat.text for chat in rendered]
         ids = [chat.ids for chat in rendered]
         return self._run(texts, ids, sampling_params, use_tqdm, starts_text=True)
+
+    def embed(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        pooling: str = "last",
+        normalize: bool = True,
+    ) -> list[EmbeddingOutput]:
+        """Embeddings of prompts, in their order.
+
+        Args:
+            prompts: a text, token ids, or a list of these.
+            pooling: the final hidden state of the "last" token, or the "mean" of all.
+            normalize: scales each to length 1.
+
+        Raises:
+            RequestError: a prompt cannot be served.
+        """
+        listed = _listed_prompts(prompts)
+        ids = [self.tokenize(p) if isinstance(p, str) else list(p) for p in listed]
+        by_id = {next(self._ids): own for own in ids}
+        found = embed(self._engine, by_id, pooling=pooling, normalize=normalize)
+        return [
+            EmbeddingOutput(
+                request_id=str(request_id),
+                prompt=prompt if isinstance(prompt, str) else None,
+                prompt_token_ids=by_id[request_id],
+                embedding=vector.tolist(),
+                num_cached_tokens=output.num_cached_tokens,
+            )
+            for prompt, (request_id, (vector, output)) in zip(listed, found.items(), strict=True)
+        ]
 
     def stream(
         self, prompt: Prompt | Messages, sampling_params: SamplingParams | None = None

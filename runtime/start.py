@@ -20,6 +20,7 @@ from runtime.buckets import Buckets
 from runtime.compile_log import CompileLog
 from runtime.config import RuntimeConfig
 from runtime.engine import Engine
+from runtime.guide import MakeGuide
 from runtime.memory_plan import kv_budget, plan_memory, take_share
 from runtime.messages import EngineInfo
 from runtime.model_runner import ModelRunner
@@ -67,12 +68,14 @@ def start_engine(
     *,
     report: Report,
     log: CompileLog,
+    make_guide: MakeGuide | None = None,
 ) -> Engine:
     """The engine, ready to serve: everything is compiled.
 
     Args:
         file: what `config.model` names, opened.
         stop_ids: tokens that end an answer.
+        make_guide: for structured outputs; None refuses them.
 
     Raises:
         ModelFileError: the file is broken or not supported.
@@ -160,7 +163,13 @@ def start_engine(
         limits, PagePool(memory.num_pages), prefix_caching=config.enable_prefix_caching
     )
     return Engine(
-        scheduler, runner, buckets=chosen.buckets, shape=shape, info=info, stop_ids=stop_ids
+        scheduler,
+        runner,
+        buckets=chosen.buckets,
+        shape=shape,
+        info=info,
+        stop_ids=stop_ids,
+        make_guide=make_guide,
     )
 
 
