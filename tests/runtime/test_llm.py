@@ -3,12 +3,14 @@
 import math
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from benchmarks.make_gguf import write_gguf
+from runtime.compile_log import CompileLog
 from runtime.errors import PromptTooLong, RequestError
 from runtime.llm import LLM
-from runtime.request import SamplingParams
+from runtime.request import SamplingParams, TokenOutput
 
 PROMPTS = ["def f(x):", "a", "the quick brown fox jumps over the lazy dog " * 12]
 
@@ -105,6 +107,68 @@ def test_logprobs_are_those_of_the_tokens(llm: LLM) -> None:
     total = sum(e[t].logprob for e, t in zip(answer.logprobs, answer.token_ids, strict=True))
     assert answer.cumulative_logprob == pytest.approx(total)
     assert math.isfinite(total)
+
+
+def test_scores_of_the_prompt_have_vllms_shape(llm: LLM) -> None:
+    params = SamplingParams(temperature=0, max_tokens=2, prompt_logprobs=2)
+    plain, scored = llm.generate(["hello there"] * 2, [SamplingParams(max_tokens=2), params])
+    assert plain.prompt_logprobs is None
+    assert scored.prompt_logprobs is not None and scored.prompt_logprobs[0] is None
+    assert len(scored.prompt_logprobs) == len(scored.prompt_token_ids)
+    for token_id, entry in zip(
+        scored.prompt_token_ids[1:], scored.prompt_logprobs[1:], strict=True
+    ):
+        assert entry is not None and 2 <= len(entry) <= 3
+        assert entry[token_id].decoded_token == llm._tokenizer.token_text(token_id)
+        assert {item.rank for item in entry.values()} >= {1, 2}
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_embeddings_do_not_depend_on_the_batch(llm: LLM, pooling: str) -> None:
+    together = llm.embed(PROMPTS, pooling=pooling)
+    for prompt, output in zip(PROMPTS, together, strict=True):
+        (alone,) = llm.embed(llm.tokenize(prompt), pooling=pooling)
+        assert output.prompt == prompt and alone.prompt is None
+        assert alone.embedding == pytest.approx(output.embedding, abs=1e-4)
+        assert math.hypot(*output.embedding) == pytest.approx(1, abs=1e-5)
+    (raw,) = llm.embed(PROMPTS[0], pooling=pooling, normalize=False)
+    length = math.hypot(*raw.embedding)
+    assert length > 2
+    scaled = [value / length for value in raw.embedding]
+    assert scaled == pytest.approx(together[0].embedding, abs=1e-4)
+    assert_idle(llm)
+
+
+def test_prompts_without_embeddings_leave_nothing(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RequestError, match="600 tokens"):
+        llm.embed(["fine", [5] * 600])  # type: ignore[list-item]
+    assert_idle(llm)
+    broken = TokenOutput(0, None, finish_reason="error", error="not finite")
+    step = llm._engine.step
+    monkeypatch.setattr(
+        llm._engine,
+        "step",
+        lambda: [msgspec.structs.replace(broken, request_id=o.request_id) for o in step()],
+    )
+    with pytest.raises(RequestError, match="not finite"):
+        llm.embed("a")
+    assert_idle(llm)
+
+
+def test_a_start_that_fails_leaves_no_listener(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[CompileLog] = []
+    close = CompileLog.close
+
+    def noted(log: CompileLog) -> None:
+        closed.append(log)
+        close(log)
+
+    monkeypatch.setattr(CompileLog, "close", noted)
+    with pytest.raises(ValueError, match="max_model_len"):
+        LLM("demo", max_model_len=10_000_000)
+    assert len(closed) == 1
 
 
 def test_a_repeated_prompt_is_found_in_the_prefix_cache(llm: LLM) -> None:

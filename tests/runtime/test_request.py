@@ -5,6 +5,7 @@ import pytest
 from runtime.engine_request import Request
 from runtime.errors import PromptTooLong, RequestError, UnsupportedParameter
 from runtime.request import SamplingParams, answer_room
+from runtime.structured_outputs import StructuredOutputs
 
 NAN, INF = float("nan"), float("inf")
 
@@ -24,6 +25,7 @@ NAN, INF = float("nan"), float("inf")
         ("max_tokens", (None, 1)),
         ("min_tokens", (0, 16)),
         ("logprobs", (None, 0, 20)),
+        ("prompt_logprobs", (None, 0, 20)),
     ],
 )
 def test_the_ends_of_every_range_are_allowed(field, values):
@@ -58,6 +60,8 @@ def test_the_ends_of_every_range_are_allowed(field, values):
         ("max_tokens", 0, "max_tokens must lie in [1, 2147483647], got 0"),
         ("max_tokens", 2**31, "max_tokens must lie in [1, 2147483647], got 2147483648"),
         ("min_tokens", -1, "min_tokens must lie in [0, 2147483647], got -1"),
+        ("prompt_logprobs", -1, "prompt_logprobs must lie in [0, 20], got -1"),
+        ("prompt_logprobs", 21, "prompt_logprobs must lie in [0, 20], got 21"),
         ("min_tokens", 17, "min_tokens (17) exceeds max_tokens (16)"),
         ("logprobs", -1, "logprobs must lie in [0, 20], got -1"),
         ("logprobs", 21, "logprobs must lie in [0, 20], got 21"),
@@ -116,6 +120,12 @@ def test_the_callers_bias_is_copied():
 )
 def test_penalties_are_noticed(changes, has):
     assert SamplingParams(**changes).has_penalties == has
+
+
+def test_a_form_decides_itself_when_the_answer_may_end():
+    with pytest.raises(RequestError, match="min_tokens cannot be combined") as caught:
+        SamplingParams(min_tokens=1, structured_outputs=StructuredOutputs(regex="a+"))
+    assert caught.value.param == "min_tokens"
 
 
 def test_tokens_in_flight_count():
