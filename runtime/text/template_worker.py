@@ -1,15 +1,12 @@
-"""The child that renders chat templates: `python template_worker.py`, a socket as its stdin.
+"""The child that renders chat templates.
 
-It imports nothing of ours, so that it starts fast and needs no path. Whoever wrote the template may
-be hostile: the sandbox keeps its code in, the limits here its memory and processor time, and the
-parent (template_process.py) kills the child when the deadline passes.
+Whoever wrote the template may be hostile: the sandbox keeps its code in, the limits here its memory
+and processor time, and the parent (worker_process.py) kills the child when the deadline passes. It
+imports little of ours, so that it starts fast.
 """
 
 import json
 import re
-import resource
-import socket
-import struct
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Literal, NoReturn
@@ -21,12 +18,12 @@ from jinja2.nodes import Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from runtime.text.worker_child import run
+
 MEMORY_LIMIT = 512 << 20  # bytes of address space
-CPU_LIMIT = 2  # seconds a request; the parent's deadline comes first unless the parent is gone
-MAX_OPEN_FILES = 16
+CPU_LIMIT = 2  # seconds a request
 OUTPUT_FACTOR, OUTPUT_EXTRA = 4, 64 << 10  # characters a template may write: 4 × request + 64 KB
 MAX_MESSAGE_CHARS = 400
-LENGTH = struct.Struct("<I")
 ADDRESS = re.compile(r"0x[0-9a-fA-F]{6,}")
 
 # What chat templates in the wild use; center, wordwrap, urlize, format, attr and the rest do not
@@ -140,67 +137,13 @@ def render(request: RenderRequest, max_chars: int) -> RenderReply:
         return RenderReply("failed", f"{type(error).__name__}: {text}")
 
 
-def limit_process() -> None:
-    """Bounds memory, files and core dumps of this process for good."""
-    for kind, limit in (
-        (resource.RLIMIT_AS, MEMORY_LIMIT),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_NOFILE, MAX_OPEN_FILES),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        resource.setrlimit(kind, (limit, limit))
-
-
-def limit_cpu() -> None:
-    """Gives the next request its processor time; an orphan with a bomb ends by itself."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    used = int(usage.ru_utime + usage.ru_stime) + 1
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (used + CPU_LIMIT, hard))
-
-
-def receive(channel: socket.socket, max_bytes: int) -> bytes | None:
-    """One message, or None when the other end has closed.
-
-    Raises:
-        ConnectionError: the message is longer than `max_bytes`.
-    """
-    header = _exactly(channel, LENGTH.size)
-    if header is None:
-        return None
-    (length,) = LENGTH.unpack(header)
-    if length > max_bytes:
-        raise ConnectionError(f"a message of {length:,} bytes; at most {max_bytes:,} are allowed")
-    return _exactly(channel, length)
-
-
-def send(channel: socket.socket, message: bytes) -> None:
-    """Sends one message, its length first."""
-    channel.sendall(LENGTH.pack(len(message)) + message)
-
-
-def _exactly(channel: socket.socket, count: int) -> bytes | None:
-    parts = bytearray()
-    while len(parts) < count:
-        part = channel.recv(min(count - len(parts), 1 << 20))
-        if not part:
-            return None
-        parts += part
-    return bytes(parts)
-
-
-def serve(channel: socket.socket) -> None:
-    """Answers requests until the parent closes its end."""
-    decoder = msgspec.json.Decoder(RenderRequest)
-    encoder = msgspec.json.Encoder()
-    send(channel, encoder.encode(RenderReply("ready", "")))
-    while (message := receive(channel, MEMORY_LIMIT)) is not None:
-        limit_cpu()
-        max_chars = OUTPUT_FACTOR * len(message) + OUTPUT_EXTRA
-        send(channel, encoder.encode(render(decoder.decode(message), max_chars)))
+def answer(message: bytes) -> bytes:
+    """The reply to a request, both as JSON."""
+    max_chars = OUTPUT_FACTOR * len(message) + OUTPUT_EXTRA
+    request = msgspec.json.decode(message, type=RenderRequest)
+    return msgspec.json.encode(render(request, max_chars))
 
 
 if __name__ == "__main__":
-    limit_process()
-    with socket.socket(fileno=0) as stdin:
-        serve(stdin)
+    ready = msgspec.json.encode(RenderReply("ready", ""))
+    run(answer, ready=ready, max_bytes=MEMORY_LIMIT, cpu_seconds=CPU_LIMIT)

@@ -3,11 +3,10 @@
 import asyncio
 import os
 import signal
-import time
 
 import pytest
 
-from runtime.text import template_process, template_worker
+from runtime.text import worker_process
 from runtime.text.template_process import TemplateError, TemplateLimitError, TemplateWorker
 
 DOUBLING = "{% for i in range(60) %}{% set n.s = n.s + n.s %}{% endfor %}"
@@ -72,8 +71,8 @@ def test_the_environment_of_the_parent_is_not_inherited() -> None:
     try:
         with TemplateWorker() as worker:
             assert worker.render("{{ 1 }}", {}) == "1"
-            assert worker._child is not None
-            with open(f"/proc/{worker._child.process.pid}/environ", "rb") as environ:
+            assert worker._worker._child is not None
+            with open(f"/proc/{worker._worker._child.process.pid}/environ", "rb") as environ:
                 assert b"GGJAX_TEST_SECRET" not in environ.read()
     finally:
         del os.environ["GGJAX_TEST_SECRET"]
@@ -102,8 +101,8 @@ def test_what_json_cannot_carry_is_refused(
 def test_a_worker_that_dies_is_replaced() -> None:
     with TemplateWorker() as worker:
         assert worker.render("{{ 1 }}", {}) == "1"
-        assert worker._child is not None
-        os.kill(worker._child.process.pid, signal.SIGKILL)
+        assert worker._worker._child is not None
+        os.kill(worker._worker._child.process.pid, signal.SIGKILL)
         with pytest.raises(TemplateLimitError, match="ended its worker"):
             worker.render("{{ 2 }}", {})
         assert worker.render("{{ 3 }}", {}) == "3"
@@ -119,7 +118,7 @@ def test_the_deadline_is_the_callers() -> None:
 def test_a_reply_that_is_no_reply_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     with TemplateWorker() as worker:
         assert worker.render("{{ 1 }}", {}) == "1"
-        monkeypatch.setattr(template_process, "receive", lambda channel, max_bytes: b"{")
+        monkeypatch.setattr(worker_process, "receive", lambda channel, max_bytes: b"{")
         with pytest.raises(TemplateLimitError, match="ended its worker"):
             worker.render("{{ 2 }}", {})
         monkeypatch.undo()
@@ -128,8 +127,8 @@ def test_a_reply_that_is_no_reply_ends_the_worker(monkeypatch: pytest.MonkeyPatc
 
 def test_a_closed_worker_refuses_and_leaves_no_process() -> None:
     worker = TemplateWorker()
-    assert worker._child is not None
-    process = worker._child.process
+    assert worker._worker._child is not None
+    process = worker._worker._child.process
     worker.close()
     assert process.poll() is not None
     with pytest.raises(TemplateError, match="closed"):
@@ -148,15 +147,3 @@ async def test_the_event_loop_stays_free_while_a_bomb_burns(worker: TemplateWork
     with pytest.raises(TemplateLimitError):
         await bomb
     assert await other == "x"
-
-
-def test_a_request_has_its_own_processor_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    limits: list[tuple[int, int]] = []
-    monkeypatch.setattr(
-        template_worker.resource, "setrlimit", lambda kind, pair: limits.append(pair)
-    )
-    template_worker.limit_cpu()
-    used = time.process_time()
-    assert used + 1 < limits[0][0] < used + 5
-    template_worker.limit_process()
-    assert (template_worker.MEMORY_LIMIT, template_worker.MEMORY_LIMIT) in limits

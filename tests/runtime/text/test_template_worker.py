@@ -2,7 +2,6 @@
 
 import json
 import re
-import socket
 from datetime import datetime
 
 import pytest
@@ -70,30 +69,7 @@ def test_output_is_bounded() -> None:
     assert render("{{ 'a' * 1001 }}") == RenderReply("limit", "writes more than 1,000 characters")
 
 
-def test_it_serves_until_the_other_end_closes(monkeypatch: pytest.MonkeyPatch) -> None:
-    # This process has used more processor time than a child may.
-    monkeypatch.setattr(template_worker, "limit_cpu", lambda: None)
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        request = {"template": "{{ a }}", "variables": {"a": 1}}
-        template_worker.send(ours, json.dumps(request).encode())
-        ours.shutdown(socket.SHUT_WR)
-        template_worker.serve(theirs)
-        replies = [json.loads(template_worker.receive(ours, 1000) or b"") for _ in range(2)]
-    assert [reply["outcome"] for reply in replies] == ["ready", "rendered"]
-
-
-def test_a_message_over_its_limit_is_not_read() -> None:
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        template_worker.send(ours, b"x" * 100)
-        with pytest.raises(ConnectionError, match="100 bytes; at most 99"):
-            template_worker.receive(theirs, 99)
-
-
-def test_half_a_message_is_the_end() -> None:
-    ours, theirs = socket.socketpair()
-    with theirs:
-        with ours:
-            ours.sendall(template_worker.LENGTH.pack(10) + b"half")
-        assert template_worker.receive(theirs, 100) is None
+def test_a_request_is_answered_as_json() -> None:
+    request = json.dumps({"template": "{{ a }}", "variables": {"a": 1}})
+    reply = json.loads(template_worker.answer(request.encode()))
+    assert reply == {"outcome": "rendered", "text": "1"}
