@@ -9,16 +9,6 @@ from runtime.structured_outputs import PARAM, StructuredOutputs
 # models fill their answer with it.
 WHITESPACE = r" |\n[ \t]{0,32}"
 
-# All that a schema's own "x-guidance" could change: nothing of it reaches the compiler.
-JSON_OPTIONS = {
-    "item_separator": ",",
-    "key_separator": ":",
-    "whitespace_pattern": WHITESPACE,
-    "coerce_one_of": False,
-    "lenient": False,
-    "json_allowed_escapes": 'nrbtf\\"u',
-    "json_allow_general_unicode_escapes": False,
-}
 MAX_MESSAGE_CHARS = 400
 # llguidance tells a limit that was hit from a mistake by its words alone
 LIMIT_WORDS = ("too many", "too large", "too deeply", "too complex", "max is", "limit", "fuel")
@@ -32,6 +22,8 @@ def start_matcher(wanted: StructuredOutputs, tokenizer: LLTokenizer) -> LLMatche
     """
     limits = LLParserLimits(verbose_errors=False)  # else an error repeats the grammar
     matcher = LLMatcher(tokenizer, _grammar(wanted), log_level=0, limits=limits)
+    check_matcher(matcher, wanted)
+    matcher.compute_bitmask()  # a grammar without any text is found here, and not before
     check_matcher(matcher, wanted)
     return matcher
 
@@ -60,15 +52,32 @@ def failure(matcher: LLMatcher) -> str:
 def _grammar(wanted: StructuredOutputs) -> str:
     match wanted.kind:
         case "json":
-            return LLMatcher.grammar_from_json_schema(wanted.json or "", overrides=JSON_OPTIONS)
+            assert isinstance(wanted.json, str)
+            return _from_schema(wanted.json)
         case "json_object":
-            return LLMatcher.grammar_from_json_schema('{"type":"object"}', overrides=JSON_OPTIONS)
+            return _from_schema('{"type":"object"}')
         case "choice":
             return LLMatcher.grammar_from_regex("|".join(map(_literal, wanted.choice)))
         case "regex":
             return LLMatcher.grammar_from_regex(wanted.regex or "")
         case _:
             return _from_text(wanted.grammar or "")
+
+
+def _from_schema(schema: str) -> str:
+    return LLMatcher.grammar_from_json_schema(
+        schema,
+        # All that a schema's own "x-guidance" could change: nothing of it reaches the compiler.
+        overrides={
+            "item_separator": ",",
+            "key_separator": ":",
+            "whitespace_pattern": WHITESPACE,
+            "coerce_one_of": False,
+            "lenient": False,
+            "json_allowed_escapes": 'nrbtf\\"u',
+            "json_allow_general_unicode_escapes": False,
+        },
+    )
 
 
 def _from_text(grammar: str) -> str:

@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from runtime.grammar import failure, start_matcher
 from runtime.structured_outputs import StructuredOutputs
@@ -70,7 +70,7 @@ class GuideMaker:
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokens = _tokenizer_data(tokenizer)
+        self._tokens = _vocabulary_data(tokenizer)
         self._num_words = -(-tokenizer.vocab_size // 32)
         self._stop_ids = tokenizer.stop_ids
         self._lock = threading.Lock()
@@ -108,9 +108,8 @@ class GuideMaker:
 
 
 class _Vocabulary:
-    """A tokenizer as llguidance reads one in Python."""
+    """A tokenizer as llguidance wants it."""
 
-    is_tokenizer_wrapper = True
     bos_token_id = None
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -120,13 +119,16 @@ class _Vocabulary:
         self.eos_token_id = min(tokenizer.stop_ids)
         self._tokenizer = tokenizer
 
-    def __call__(self, text: str) -> list[int]:
+    def __call__(self, utf8: bytes) -> list[int]:
         """How the model would write a text that the grammar leaves no choice about."""
+        text = utf8.decode()
         if not self._tokenizer.strips_leading_space:
             return self._tokenizer.encode(text, parse_special=False)
         # The new line is a token of its own, and so is the space that comes before it.
         return self._tokenizer.encode("\n" + text, parse_special=False)[2:]
 
 
-def _tokenizer_data(tokenizer: Tokenizer) -> LLTokenizer:
-    return LLTokenizer(_Vocabulary(tokenizer), eos_token=sorted(tokenizer.stop_ids))
+def _vocabulary_data(tokenizer: Tokenizer) -> LLTokenizer:
+    return LLTokenizer(
+        TokenizerWrapper(_Vocabulary(tokenizer)), eos_token=sorted(tokenizer.stop_ids)
+    )

@@ -44,11 +44,7 @@ class StructuredOutputs:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "choice", tuple(self.choice or ()))
-        given = [
-            name
-            for name, value in vars(self).items()
-            if value not in (None, (), False)
-        ]
+        given = [name for name, value in vars(self).items() if value not in (None, (), False)]
         if len(given) != 1:
             raise RequestError(
                 "structured_outputs needs exactly one of json, regex, choice, grammar and "

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
-from llguidance import LLMatcher, LLTokenizer
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from runtime.errors import RequestError
 from runtime.grammar import check_matcher, start_matcher
@@ -34,17 +34,16 @@ class GrammarReply(msgspec.Struct, frozen=True):
 
 
 class ByteVocabulary:
-    """The 256 bytes and an end, as llguidance reads a tokenizer in Python."""
+    """The 256 bytes and an end, as llguidance wants a tokenizer."""
 
-    is_tokenizer_wrapper = True
     bos_token_id = None
     eos_token_id = END_ID
     special_token_ids = (END_ID,)
     tokens = (*(bytes([byte]) for byte in range(256)), b"<end>")
 
-    def __call__(self, text: str) -> list[int]:
+    def __call__(self, text: bytes) -> list[int]:
         """A text as tokens."""
-        return list(text.encode())
+        return list(text)
 
 
 def answer(message: bytes, tokenizer: LLTokenizer) -> bytes:
@@ -59,7 +58,7 @@ def answer(message: bytes, tokenizer: LLTokenizer) -> bytes:
 
 def byte_tokenizer() -> LLTokenizer:
     """The smallest vocabulary that can write anything."""
-    return LLTokenizer(ByteVocabulary(), slices=[])
+    return LLTokenizer(TokenizerWrapper(ByteVocabulary()), slices=[])
 
 
 def _try(wanted: StructuredOutputs, tokenizer: LLTokenizer) -> None:

@@ -10,7 +10,9 @@ MAX_REQUEST_BYTES = 512 << 20
 LENGTH = struct.Struct("<I")
 
 
-def run(answer: Callable[[bytes], bytes], *, ready: bytes, max_bytes: int, cpu_seconds: int) -> None:
+def run(
+    answer: Callable[[bytes], bytes], *, ready: bytes, max_bytes: int, cpu_seconds: int
+) -> None:
     """Answers requests from stdin, a socket, until the parent closes its end.
 
     Args:

@@ -17,7 +17,13 @@ START_DEADLINE = 20.0  # seconds the child may take to start; 0.2 is usual
 MAX_READY_BYTES = 1 << 20
 # Our packages come last on the child's path, so that nothing there stands in for Python's own.
 ROOT = str(Path(runtime.__file__).resolve().parents[1])
-BOOT = "import runpy, sys; sys.path.append(sys.argv[1]); runpy.run_module(sys.argv[2], {}, '__main__')"
+BOOT = """
+import runpy, sys
+sys.path.append(sys.argv[1])
+runpy.run_module(sys.argv[2], {}, "__main__")
+"""
+    "import runpy, sys; sys.path.append(sys.argv[1]); runpy.run_module(sys.argv[2], {}, '__main__')"
+)
 
 
 class WorkerClosed(RuntimeError):

@@ -70,7 +70,10 @@ def test_a_schema_keeps_the_order_of_its_properties() -> None:
 def test_what_is_no_schema_is_refused(schema: Any, problem: str) -> None:
     with pytest.raises(RequestError, match=problem) as refused:
         StructuredOutputs(json=schema)
-    assert (refused.value.param, refused.value.code) == ("structured_outputs.json", "invalid_schema")
+    assert (refused.value.param, refused.value.code) == (
+        "structured_outputs.json",
+        "invalid_schema",
+    )
 
 
 @pytest.mark.parametrize(
