@@ -22,8 +22,6 @@ import runpy, sys
 sys.path.append(sys.argv[1])
 runpy.run_module(sys.argv[2], {}, "__main__")
 """
-    "import runpy, sys; sys.path.append(sys.argv[1]); runpy.run_module(sys.argv[2], {}, '__main__')"
-)
 
 
 class WorkerClosed(RuntimeError):
