@@ -1,13 +1,12 @@
 """From a form of answer to llguidance's matcher of it."""
 
+import json
+
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, grammar_from
 
 from runtime.errors import RequestError
+from runtime.guided_schema import guided_schema
 from runtime.structured_outputs import PARAM, StructuredOutputs
-
-# Where JSON allows white space: a space, or a new line and its indentation. Without a bound, small
-# models fill their answer with it.
-WHITESPACE = r" |\n[ \t]{0,32}"
 
 MAX_MESSAGE_CHARS = 400
 # llguidance tells a limit that was hit from a mistake by its words alone
@@ -65,19 +64,7 @@ def _grammar(wanted: StructuredOutputs) -> str:
 
 
 def _from_schema(schema: str) -> str:
-    return LLMatcher.grammar_from_json_schema(
-        schema,
-        # All that a schema's own "x-guidance" could change: nothing of it reaches the compiler.
-        overrides={
-            "item_separator": ",",
-            "key_separator": ":",
-            "whitespace_pattern": WHITESPACE,
-            "coerce_one_of": False,
-            "lenient": False,
-            "json_allowed_escapes": 'nrbtf\\"u',
-            "json_allow_general_unicode_escapes": False,
-        },
-    )
+    return LLMatcher.grammar_from_json_schema(guided_schema(json.loads(schema)))
 
 
 def _from_text(grammar: str) -> str:
