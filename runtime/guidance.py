@@ -2,13 +2,16 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
+from runtime.errors import RequestError
 from runtime.grammar import failure, start_matcher
-from runtime.structured_outputs import StructuredOutputs
+from runtime.structured_outputs import PARAM, StructuredOutputs
 from runtime.text.tokenizer import Tokenizer
 
 MAX_CACHED = 128  # compiled grammars; a few megabytes at most each
@@ -62,19 +65,32 @@ class TokenGuide:
         return f"the grammar cannot be followed: {failure(self._matcher)}"
 
 
+@dataclass(frozen=True)
+class _Vocabulary:
+    """What is known of a tokenizer; `tokens` is None where nothing ends an answer."""
+
+    tokens: LLTokenizer | None
+    num_words: int
+    stop_ids: frozenset[int]
+
+
 class GuideMaker:
     """Makes the guides of one tokenizer; its methods may be called from several threads.
 
-    To build one takes most of a second for a vocabulary of 150,000 tokens; a guide takes some
-    milliseconds when its grammar is new, and microseconds when it is among the last `MAX_CACHED`.
+    The vocabulary is prepared in a thread, for about a second if it has 150,000 tokens; the first
+    guide waits for that. A guide takes some milliseconds when its grammar is new, and microseconds
+    when it is among the last `MAX_CACHED`.
+
+    Args:
+        build: the tokenizer; called once, in the thread.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokens = _vocabulary_data(tokenizer)
-        self._num_words = -(-tokenizer.vocab_size // 32)
-        self._stop_ids = tokenizer.stop_ids
+    def __init__(self, build: Callable[[], Tokenizer]) -> None:
         self._lock = threading.Lock()
         self._compiled: OrderedDict[StructuredOutputs, LLMatcher] = OrderedDict()
+        thread = ThreadPoolExecutor(1, thread_name_prefix="vocabulary")
+        self._vocabulary = thread.submit(lambda: _read(build()))
+        thread.shutdown(wait=False)
 
     def prepare(self, wanted: StructuredOutputs) -> None:
         """Compiles, so that `make` need not.
@@ -90,16 +106,23 @@ class GuideMaker:
         Raises:
             RequestError: as `prepare`.
         """
-        matcher = self._start(wanted).deep_copy()
-        return TokenGuide(matcher, num_words=self._num_words, stop_ids=self._stop_ids)
+        vocabulary = self._vocabulary.result()
+        return TokenGuide(
+            self._start(wanted).deep_copy(),
+            num_words=vocabulary.num_words,
+            stop_ids=vocabulary.stop_ids,
+        )
 
     def _start(self, wanted: StructuredOutputs) -> LLMatcher:
         with self._lock:
             if (found := self._compiled.get(wanted)) is not None:
                 self._compiled.move_to_end(wanted)
                 return found
+        tokens = self._vocabulary.result().tokens
+        if tokens is None:
+            raise RequestError(f"{PARAM}: the model has no token that ends an answer", param=PARAM)
         # outside of the lock: a grammar that takes long holds up nobody else's
-        matcher = start_matcher(wanted, self._tokens)
+        matcher = start_matcher(wanted, tokens)
         with self._lock:
             self._compiled[wanted] = matcher
             while len(self._compiled) > MAX_CACHED:
@@ -107,7 +130,7 @@ class GuideMaker:
         return matcher
 
 
-class _Vocabulary:
+class _Spelling:
     """A tokenizer as llguidance wants it."""
 
     bos_token_id = None
@@ -128,7 +151,9 @@ class _Vocabulary:
         return self._tokenizer.encode("\n" + text, parse_special=False)[2:]
 
 
-def _vocabulary_data(tokenizer: Tokenizer) -> LLTokenizer:
-    return LLTokenizer(
-        TokenizerWrapper(_Vocabulary(tokenizer)), eos_token=sorted(tokenizer.stop_ids)
-    )
+def _read(tokenizer: Tokenizer) -> _Vocabulary:
+    stop_ids = tokenizer.stop_ids
+    tokens = None
+    if stop_ids:
+        tokens = LLTokenizer(TokenizerWrapper(_Spelling(tokenizer)), eos_token=sorted(stop_ids))
+    return _Vocabulary(tokens, -(-tokenizer.vocab_size // 32), stop_ids)

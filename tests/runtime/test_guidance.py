@@ -33,7 +33,7 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def maker(tokenizer: Tokenizer) -> GuideMaker:
-    return GuideMaker(tokenizer)
+    return GuideMaker(lambda: tokenizer)
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ def test_compiled_grammars_are_kept_and_the_oldest_dropped(
 
     monkeypatch.setattr(guidance, "start_matcher", count)
     monkeypatch.setattr(guidance, "MAX_CACHED", 2)
-    maker = GuideMaker(tokenizer)
+    maker = GuideMaker(lambda: tokenizer)
     a, b, c = (StructuredOutputs(choice=(text,)) for text in "abc")
     maker.prepare(a)
     for wanted in (a, b, a, c, a, b):
@@ -242,7 +242,7 @@ def test_a_vocabulary_of_sentence_pieces_is_followed() -> None:
             "tokenizer.ggml.scores": [float(len(word)) for word in words],
         }
     )
-    maker = GuideMaker(small_spm)
+    maker = GuideMaker(lambda: small_spm)
     # one text alone: what it is made of is asked of the tokenizer
     guide = maker.make(StructuredOutputs(choice=("hello world é",)))
     written = []
@@ -254,10 +254,25 @@ def test_a_vocabulary_of_sentence_pieces_is_followed() -> None:
     assert len(written) < len("hello world é".encode())
 
 
+def test_a_model_without_an_end_has_no_guides() -> None:
+    words = dict.fromkeys("abc", TokenType.NORMAL)
+    metadata = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.tokens": list(words),
+        "tokenizer.ggml.token_type": list(words.values()),
+        "tokenizer.ggml.merges": [],
+    }
+    maker = GuideMaker(lambda: build_tokenizer(metadata))
+    with pytest.raises(RequestError, match="no token that ends"):
+        maker.make(StructuredOutputs(json_object=True))
+
+
 @pytest.mark.model
 def test_the_real_vocabulary_is_followed(model_file: Path) -> None:
     tokenizer = build_tokenizer(open_gguf(model_file).metadata)
-    guide = GuideMaker(tokenizer).make(StructuredOutputs(json=SCHEMAS["supported"]["a person"]))
+    guide = GuideMaker(lambda: tokenizer).make(
+        StructuredOutputs(json=SCHEMAS["supported"]["a person"])
+    )
     text = '{"name": "Zoë 日本", "age": 42, "email": null, "tags": ["a"]}'
     for token in tokenizer.encode(text, parse_special=False):
         assert token in allowed(guide, tokenizer.vocab_size)

@@ -38,7 +38,7 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def maker(tokenizer: Tokenizer) -> GuideMaker:
-    return GuideMaker(tokenizer)
+    return GuideMaker(lambda: tokenizer)
 
 
 def answer(wanted: StructuredOutputs, maker: GuideMaker, tokenizer: Tokenizer, seed: int) -> str:
