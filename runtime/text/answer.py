@@ -59,6 +59,7 @@ class Answer:
         self.num_cached_tokens = 0
         self.finish_reason: str | None = None
         self._params = params
+        self._end_ids = tokenizer.stop_ids | set(params.stop_token_ids)
         self._detokenizer = IncrementalDetokenizer(
             tokenizer, params.skip_special_tokens, start=start
         )
@@ -93,8 +94,12 @@ class Answer:
         )
 
     def _shows(self, output: TokenOutput) -> bool:
-        """Whether the token is text: the one that ends an answer is not, unless asked for."""
-        return output.finish_reason != "stop" or self._params.include_stop_str_in_output
+        """Whether the token is text: one that ends answers is not, unless asked for.
+
+        An answer of a given form may end with a token like any other, which completes it.
+        """
+        ends = output.finish_reason == "stop" and output.token_id in self._end_ids
+        return not ends or self._params.include_stop_str_in_output
 
     def _show(self, text: str) -> str:
         """The part of `text` that can be shown, up to the first stop string."""
