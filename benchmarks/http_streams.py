@@ -1,0 +1,184 @@
+"""Streamed tokens a second of the HTTP process: many clients, and an engine that answers at once.
+
+python -m benchmarks.http_streams [--streams 128] [--tokens 400] [--rate 60] [--forms text …]
+
+Three processes: the clients (this one), the server, and a stand-in for the engine, which gives one
+token to each request `--rate` times a second, as steps of a device do. The figure is tokens a
+second of the server's CPU time, so that what else the machine does counts little.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+from aiohttp import web
+
+from models import demo
+from runtime.config import RuntimeConfig
+from server.app import make_app
+from server.lifecycle import LIFECYCLE
+from server.served_model import ModelOptions
+
+LAG_SECONDS = 0.005
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
+MESSAGES = [{"role": "user", "content": "hello"}]
+# what a stream asks for, by --forms
+FORMS: dict[str, Callable[[int], dict[str, object]]] = {
+    "text": lambda index: {},
+    "logprobs": lambda index: {"logprobs": True, "top_logprobs": 2},
+    "tools": lambda index: {"tools": [TOOL]},
+    "schema": lambda index: {"response_format": schema_format(index)},
+}
+
+
+def schema_format(index: int) -> dict[str, object]:
+    """A schema of its own for each stream, so that each is compiled."""
+    properties = {f"field_{index}_{i}": {"type": "string"} for i in range(20)}
+    schema = {"type": "object", "properties": properties, "required": list(properties)}
+    return {"type": "json_schema", "json_schema": {"name": f"s{index}", "schema": schema}}
+
+
+def serve(port: int, rate: float) -> None:
+    """The server process; writes its lags as JSON to stdout when it ends."""
+    options = ModelOptions(
+        config=RuntimeConfig(model=demo.NAME),
+        engine_command=(sys.executable, "-m", "benchmarks.stand_in_engine", str(rate)),
+    )
+    app = make_app(options)
+    lags: list[float] = []
+
+    async def watch(app: web.Application) -> AsyncIterator[None]:
+        task = asyncio.create_task(measure_lag(app, lags))
+        yield
+        task.cancel()
+
+    app.cleanup_ctx.append(watch)
+    web.run_app(
+        app, host="127.0.0.1", port=port, print=None, access_log=None, handler_cancellation=True
+    )
+    print(json.dumps(lags))
+
+
+async def measure_lag(app: web.Application, lags: list[float]) -> None:
+    """How much later than asked for the loop comes back, while there are requests."""
+    while True:
+        begin = time.perf_counter()
+        await asyncio.sleep(LAG_SECONDS)
+        model = app[LIFECYCLE].model
+        if model is not None and model.engine.num_requests:
+            lags.append(time.perf_counter() - begin - LAG_SECONDS)
+
+
+async def run_clients(port: int, body: Callable[[int], bytes], num_streams: int) -> list[int]:
+    """Events of each stream."""
+    return await asyncio.gather(*(read_stream(port, body(i)) for i in range(num_streams)))
+
+
+async def read_stream(port: int, body: bytes) -> int:
+    """Posts one request and counts its events; the client does nothing else, to leave the CPU."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    writer.write(head.encode() + body)
+    status = await reader.readline()
+    read = [status]
+    while data := await reader.read(2**16):
+        read.append(data)
+    writer.close()
+    text = b"".join(read)
+    if b" 200 " not in status or b"data: [DONE]" not in text:
+        raise RuntimeError(f"a stream failed: {text[-400:].decode(errors='replace')}")
+    return text.count(b"data: ") - 1
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process, all its threads (Linux)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def wait_until_ready(port: int, seconds: float = 60.0) -> None:
+    """Until /health is 200."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+            return
+        except (urllib.error.URLError, ConnectionError):
+            time.sleep(0.1)
+    raise TimeoutError(f"the server is not ready after {seconds:g} s")
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def measure(options: argparse.Namespace, form: str) -> str:
+    """A line of figures, from a server of its own."""
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.http_streams", "--serve", str(port)]
+    command += ["--rate", str(options.rate)]
+
+    def body(index: int) -> bytes:
+        shared = {"messages": MESSAGES, "stream": True, "max_tokens": options.tokens}
+        return json.dumps(shared | FORMS[form](index)).encode()
+
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        try:
+            wait_until_ready(port)
+            asyncio.run(run_clients(port, body, 4))  # what is done once is not of interest
+            before, begin = cpu_seconds(process.pid), time.monotonic()
+            events = asyncio.run(run_clients(port, body, options.streams))
+            seconds, cpu = time.monotonic() - begin, cpu_seconds(process.pid) - before
+        finally:
+            process.terminate()
+            lags, _ = process.communicate()
+    tokens = options.streams * options.tokens
+    cuts = statistics.quantiles(json.loads(lags), n=100)
+    return (
+        f"{form:9} {tokens / cpu:7.0f} tokens/s of one core, {tokens / seconds:6.0f} tokens/s, "
+        f"{sum(events) / tokens:.2f} events a token, "
+        f"lag p50 {1000 * cuts[49]:.1f} ms, p99 {1000 * cuts[98]:.1f} ms"
+    )
+
+
+def main() -> None:
+    """Prints a line for each form of request."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--streams", type=int, default=128)
+    parser.add_argument("--tokens", type=int, default=400, help="of each stream")
+    parser.add_argument("--rate", type=float, default=60.0, help="steps a second")
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    parser.add_argument("--serve", type=int, metavar="PORT", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve is not None:
+        serve(options.serve, options.rate)
+        return
+    for form in options.forms:
+        print(measure(options, form), flush=True)
+
+
+if __name__ == "__main__":
+    main()
