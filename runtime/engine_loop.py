@@ -13,7 +13,7 @@ import msgspec
 from models.gguf_file import open_gguf
 from runtime.compile_log import CompileLog
 from runtime.engine import Engine
-from runtime.errors import RequestError, UnsupportedParameter
+from runtime.errors import RequestError
 from runtime.messages import (
     HEADER,
     MAX_MESSAGE_BYTES,
@@ -137,8 +137,6 @@ def _take(engine: Engine, channel: Channel, message: ToEngine) -> None:
     match message:
         case Submit():
             try:
-                if message.pooling is not None:
-                    raise UnsupportedParameter("embeddings are not supported", param="pooling")
                 engine.add(
                     message.request_id,
                     message.prompt_ids,

@@ -140,7 +140,7 @@ class EngineClient:
             self._send(*requests)
             yield stream
         finally:
-            stream.abort_all()
+            stream.close()
 
     async def snapshot(self) -> Snapshot:
         """The engine's books, when its present step is done; who asks meanwhile gets the same.

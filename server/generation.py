@@ -1,6 +1,5 @@
 """One call's answers, from admission to usage: what completions and chats have in common."""
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -28,6 +27,9 @@ class Call:
         default_max_tokens: where `params.max_tokens` is None; None for all that fits.
         starts_text: answers are texts of their own, not the prompt's going on.
         cache_salt: only calls with the same one share cached prefixes.
+        priority: calls with a lower one are served earlier.
+        with_ids: pieces hold their tokens' ids.
+        prompt_only: the answers are not wanted, only what is known of their prompts.
     """
 
     request_id: str
@@ -36,6 +38,9 @@ class Call:
     default_max_tokens: int | None
     starts_text: bool
     cache_salt: str = ""
+    priority: int = 0
+    with_ids: bool = False
+    prompt_only: bool = False
     arrival: float = field(default_factory=time.monotonic)
 
 
@@ -65,17 +70,15 @@ class Generation:
         """
         while True:
             self._check_time()
-            try:
-                async with asyncio.timeout(PING_SECONDS):
-                    outputs = await self._stream.take()
-            except TimeoutError:
+            outputs = await self._stream.take(PING_SECONDS)
+            if outputs:
+                pieces = self._push(outputs)
+                if pieces:
+                    yield pieces
+            elif self._stream.unfinished:
                 yield []
-                continue
-            if not outputs:
+            else:
                 return
-            pieces = self._push(outputs)
-            if pieces:
-                yield pieces
 
     def usage(self) -> dict[str, Any]:
         """OpenAI's usage figures, so far."""
@@ -169,7 +172,12 @@ async def generate(call: Call, model: ServedModel, metrics: Metrics) -> AsyncIte
     requests = _requests(call, model)
     answers = {
         request.request_id: Answer(
-            index, model.text.tokenizer, request.params, start=call.starts_text
+            index,
+            model.text.tokenizer,
+            request.params,
+            start=call.starts_text,
+            with_ids=call.with_ids,
+            hidden=call.prompt_only,
         )
         for index, request in enumerate(requests)
     }
@@ -205,7 +213,9 @@ def _requests(call: Call, model: ServedModel) -> list[Submit]:
         bounded = replace(params, max_tokens=room)
         seed = model.next_seed() if params.seed is None else params.seed
         requests += [
-            Submit(model.engine.new_id(), ids, bounded, seed, choice, call.cache_salt)
+            Submit(
+                model.engine.new_id(), ids, bounded, seed, choice, call.cache_salt, call.priority
+            )
             for choice in range(params.n)
         ]
     return requests

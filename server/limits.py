@@ -8,6 +8,8 @@ MAX_QUEUED = 1024  # requests beyond those that the engine runs at once
 MAX_EXTRA_FILES = 256  # of one /infill
 MAX_REQUESTS_PER_KEY = 512  # at once, where there are several keys
 MAX_CACHE_SALT = 128  # characters
+MAX_TOOLS = 128
+MAX_PRIORITY = 2**31 - 1
 MAX_PENDING = 8192  # tokens waiting for one slow reader
 
 BODY_SECONDS = 30.0

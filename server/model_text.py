@@ -12,9 +12,11 @@ from models.errors import ModelFileError
 from models.gguf_file import open_gguf
 from runtime.errors import RequestError
 from runtime.text.chat_template import ChatTemplate
+from runtime.text.grammar_process import GrammarChecker
 from runtime.text.prompt_shield import RenderedChat
 from runtime.text.template_process import TemplateError, TemplateWorker
 from runtime.text.tokenizer import Tokenizer, build_tokenizer
+from server.answer_form import AnswerForm
 
 logger = logging.getLogger(__name__)
 
@@ -29,14 +31,20 @@ class ModelText:
     Args:
         template: Jinja text, or None where there is none.
         template_worker: renders it; closed by `close`.
+        grammar_checker: tries forms of answers; closed by `close`.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, template: str | None, template_worker: TemplateWorker
+        self,
+        tokenizer: Tokenizer,
+        template: str | None,
+        template_worker: TemplateWorker,
+        grammar_checker: GrammarChecker,
     ) -> None:
         self.tokenizer = tokenizer
         self.template = ChatTemplate(template, tokenizer, template_worker)
         self._worker = template_worker
+        self._grammars = grammar_checker
         self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="text")
 
     async def encode(
@@ -65,10 +73,19 @@ class ModelText:
         except TemplateError as error:
             raise RequestError(str(error), param="messages", code="invalid_chat") from error
 
+    async def check_form(self, form: AnswerForm) -> None:
+        """Returns if answers can be given this form.
+
+        Raises:
+            RequestError: they cannot, or it takes too much to find out.
+        """
+        await self._grammars.check_async(form.wanted, param=form.param)
+
     def close(self) -> None:
-        """Ends the template worker."""
+        """Ends the workers."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._worker.close()
+        self._grammars.close()
 
 
 def load_text(model: Path, template_file: Path | None) -> ModelText:
@@ -83,7 +100,7 @@ def load_text(model: Path, template_file: Path | None) -> ModelText:
     if template_file is not None:
         template = _read_template(template_file)
     source = template if isinstance(template, str) else None
-    text = ModelText(tokenizer, source, TemplateWorker())
+    text = ModelText(tokenizer, source, TemplateWorker(), GrammarChecker())
     if source is None:
         logger.warning("the model file has no chat template: only /v1/completions will work")
     else:

@@ -3,20 +3,25 @@
 from typing import Annotated, Any, Self
 
 import pydantic
-from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, model_validator
+from pydantic import BeforeValidator, model_validator
 
-from runtime.errors import RequestError
+from runtime.errors import RequestError, UnsupportedParameter
 from runtime.request import MAX_LOGPROBS, SamplingParams
+from server.answer_form import ResponseFormat, StructuredFields
+from server.body import Body, Ids, Strings
 from server.chat_messages import parse_messages
-from server.limits import MAX_CACHE_SALT
+from server.limits import MAX_CACHE_SALT, MAX_PRIORITY
+from server.request_id import CLEAN
+from server.tools import Tool, ToolChoice, check_tools
 from server.unsupported import refuse_unsupported
 
 # pydantic's error type: our code; the rest is "invalid_type" or "invalid_value"
 CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
+
 SAMPLING_FIELDS = (
     "n temperature top_p top_k min_p seed repetition_penalty presence_penalty frequency_penalty "
     "logit_bias max_tokens min_tokens stop stop_token_ids ignore_eos include_stop_str_in_output "
-    "skip_special_tokens"
+    "skip_special_tokens prompt_logprobs"
 ).split()
 
 
@@ -38,16 +43,6 @@ def _token_ids_to_biases(value: Any) -> Any:
     return biases
 
 
-type Ids = Annotated[list[int], FailFast()]
-type Strings = Annotated[list[str], FailFast()]
-
-
-class Body(BaseModel):
-    """What every body shares: no unknown fields, no type is turned into another."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-
 class StreamOptions(Body):
     """Which usage figures a stream carries."""
 
@@ -60,6 +55,7 @@ class GenerationBody(Body):
 
     model: str | None = None
     n: int | None = None
+    best_of: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -76,9 +72,15 @@ class GenerationBody(Body):
     ignore_eos: bool | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
+    prompt_logprobs: int | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredFields | None = None
+    return_token_ids: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     cache_salt: str | None = None
+    priority: int | None = None
+    request_id: str | None = None
     user: str | None = None  # taken and not used, as elsewhere
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
@@ -91,25 +93,59 @@ class GenerationBody(Body):
             raise RequestError(
                 f"cache_salt needs 1 to {MAX_CACHE_SALT} characters", param="cache_salt"
             )
+        if self.best_of is not None and self.best_of != (self.n or 1):
+            raise UnsupportedParameter("best_of is not supported, unless it is n", param="best_of")
+        if self.prompt_logprobs is not None and self.stream:
+            raise RequestError(
+                "prompt_logprobs do not come in a stream; leave stream out",
+                param="prompt_logprobs",
+            )
+        if self.priority is not None and abs(self.priority) > MAX_PRIORITY:
+            raise RequestError(
+                f"priority must lie in [{-MAX_PRIORITY}, {MAX_PRIORITY}]", param="priority"
+            )
+        if self.request_id is not None and not CLEAN.fullmatch(self.request_id):
+            raise RequestError(
+                "request_id has 1 to 64 of the characters a-z, A-Z, 0-9, _ and -",
+                param="request_id",
+            )
         return self
 
-    def sampling_params(self, *, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
-        """The engine's form of these fields.
+    @property
+    def stream_form(self) -> StreamOptions | None:
+        """None where the response comes at once."""
+        return (self.stream_options or StreamOptions()) if self.stream else None
+
+    def sampling_params(self, **others: Any) -> SamplingParams:
+        """The engine's form of these fields; `others` have their names there.
 
         Raises:
             RequestError: a value is out of its range.
         """
         given = {name: getattr(self, name) for name in SAMPLING_FIELDS}
         given = {name: value for name, value in given.items() if value is not None}
-        return SamplingParams(**given | {"max_tokens": max_tokens, "logprobs": logprobs})
+        return SamplingParams(**given | others)
 
 
 class CompletionBody(GenerationBody):
     """POST /v1/completions. `prompt` is looked at by `server.prompts`."""
 
     prompt: Any
+    suffix: str | None = None
+    echo: bool | None = None
     logprobs: int | None = None
     add_special_tokens: bool | None = None
+
+    @model_validator(mode="after")
+    def _fits_together_in_completions(self) -> Self:
+        if self.suffix and self.echo:
+            raise RequestError("echo and suffix exclude each other", param="suffix")
+        return self
+
+    @property
+    def prompt_only(self) -> bool:
+        """Whether the prompt is to be echoed, perhaps scored, and nothing generated."""
+        return bool(self.echo) and self.max_tokens == 0
 
 
 class ChatBody(GenerationBody):
@@ -122,6 +158,9 @@ class ChatBody(GenerationBody):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: "TemplateOptions | None" = None
+    tools: list[Tool] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
 
     @model_validator(mode="after")
     def _fits_together_in_chats(self) -> Self:
@@ -140,6 +179,7 @@ class ChatBody(GenerationBody):
                     param="max_tokens",
                 )
         _check_final_message(self.add_generation_prompt, self.continue_final_message)
+        check_tools(self.tools, self.tool_choice)
         return self
 
 

@@ -1,15 +1,14 @@
 """Server-sent events: a stream that opens with its first event and always says how it ended."""
 
-import asyncio
 import logging
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-import msgspec
 from aiohttp import web
 
 from server.errors import internal_problem, problem_of
+from server.lazy_timer import LazyTimer
 from server.limits import WRITE_SECONDS
 from server.request_id import REQUEST_ID
 
@@ -24,9 +23,9 @@ DONE = b"data: [DONE]\n\n"
 PING = b": ping\n\n"
 
 
-def event(data: Any) -> bytes:
+def event(data: bytes) -> bytes:
     """One event of JSON."""
-    return b"data: " + msgspec.json.encode(data) + b"\n\n"
+    return b"data: " + data + b"\n\n"
 
 
 class EventStream:
@@ -39,7 +38,8 @@ class EventStream:
     def __init__(self, request: web.Request, *, write_seconds: float = WRITE_SECONDS) -> None:
         self.response = web.StreamResponse(headers=HEADERS)
         self._request = request
-        self._write_seconds = write_seconds
+        self._writing = LazyTimer(write_seconds, self._give_up)
+        self._is_stuck = False
 
     async def send(self, events: Iterable[bytes]) -> None:
         """Writes events as one; waits where the client is slow."""
@@ -51,8 +51,7 @@ class EventStream:
 
     async def done(self) -> None:
         """Ends the stream well."""
-        await self._write(DONE)
-        await self._in_time(self.response.write_eof())
+        await self._end(DONE)
 
     async def __aenter__(self) -> Self:
         return self
@@ -63,6 +62,13 @@ class EventStream:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
+        try:
+            return await self._tell(error)
+        finally:
+            self._writing.close()
+
+    async def _tell(self, error: BaseException | None) -> bool:
+        """Whether the error, if there is one, has been dealt with."""
         if not isinstance(error, Exception) or not self.response.prepared:
             return False
         if isinstance(error, ConnectionError):
@@ -71,20 +77,25 @@ class EventStream:
         if problem is None:
             logger.error("%s: an answer failed", self._request[REQUEST_ID], exc_info=error)
             problem = internal_problem(self._request[REQUEST_ID])
-        await self._write(b"data: " + problem.body() + b"\n\n")
-        await self._in_time(self.response.write_eof())
+        await self._end(event(problem.body()))
         return True
+
+    async def _end(self, data: bytes) -> None:
+        await self._write(data)
+        self._writing.start()
+        await self.response.write_eof()
+        self._writing.stop()
 
     async def _write(self, data: bytes) -> None:
         if not self.response.prepared:
             await self.response.prepare(self._request)
-        await self._in_time(self.response.write(data))
+        self._writing.start()
+        await self.response.write(data)
+        self._writing.stop()
+        if self._is_stuck:
+            raise ConnectionResetError("the client does not read its stream")
 
-    async def _in_time(self, writing: Any) -> None:
-        try:
-            async with asyncio.timeout(self._write_seconds):
-                await writing
-        except TimeoutError:
-            if self._request.transport is not None:
-                self._request.transport.abort()
-            raise ConnectionResetError("the client does not read its stream") from None
+    def _give_up(self) -> None:
+        self._is_stuck = True
+        if self._request.transport is not None:
+            self._request.transport.abort()

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from runtime.request import TokenOutput
 from server.errors import AnswerFailed
+from server.lazy_timer import LazyTimer
 
 
 class TokenStream:
@@ -31,6 +32,7 @@ class TokenStream:
         self._pending: list[TokenOutput] = []
         self._error: Exception | None = None
         self._wake = asyncio.Event()
+        self._timer: LazyTimer | None = None
 
     def put(self, output: TokenOutput) -> None:
         """Adds a token; the engine's side."""
@@ -48,8 +50,9 @@ class TokenStream:
         self._pending.clear()
         self._wake.set()
 
-    async def take(self) -> list[TokenOutput]:
-        """What has come since; waits for something, and is empty only when all has ended.
+    async def take(self, idle_seconds: float | None = None) -> list[TokenOutput]:
+        """What has come since; waits for something, and is empty only when all has ended, or
+        (`unfinished` then tells) when nothing has come for `idle_seconds`, the same at each call.
 
         Raises:
             RequestError: the engine refused one of the requests.
@@ -58,15 +61,20 @@ class TokenStream:
         """
         if not self._pending and self._error is None and self.unfinished:
             self._wake.clear()
+            if idle_seconds is not None:
+                if self._timer is None:
+                    self._timer = LazyTimer(idle_seconds, self._wake.set)
+                self._timer.start()
             await self._wake.wait()
         if self._error is not None:
             raise self._error
         taken, self._pending = self._pending, []
         for output in taken:
+            if output.finish_reason is None:
+                continue
             if output.finish_reason == "error":
                 raise AnswerFailed(output.error or "the engine gave up on the request")
-            if output.finish_reason is not None:
-                self.unfinished.discard(output.request_id)
+            self.unfinished.discard(output.request_id)
         return taken
 
     def abort(self, request_id: int) -> None:
@@ -74,6 +82,12 @@ class TokenStream:
         self._pending = [output for output in self._pending if output.request_id != request_id]
         self.unfinished.discard(request_id)
         self._abort([request_id])
+
+    def close(self) -> None:
+        """Wants nothing more."""
+        if self._timer is not None:
+            self._timer.close()
+        self.abort_all()
 
     def abort_all(self) -> None:
         """Wants no more tokens at all; a second time does nothing."""

@@ -1,31 +1,24 @@
 """Fields that other servers know and this one does not: named in the error, never ignored."""
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from types import MappingProxyType
 from typing import Any
 
 from runtime.errors import UnsupportedParameter
 
 # name: values that ask for nothing, and so are let through; null always is one.
-UNSUPPORTED = MappingProxyType(
+UNSUPPORTED: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
         # OpenAI
         "audio": (),
-        "best_of": (1,),
-        "echo": (False,),
         "function_call": ("none", "auto"),
         "functions": ([],),
         "metadata": ({},),
         "modalities": (["text"],),
-        "parallel_tool_calls": (True, False),
         "prediction": (),
         "reasoning_effort": (),
-        "response_format": ({"type": "text"},),
         "service_tier": ("auto", "default"),
         "store": (False,),
-        "suffix": ("",),
-        "tool_choice": ("none", "auto"),
-        "tools": ([],),
         "verbosity": (),
         "web_search_options": (),
         # vLLM
@@ -40,14 +33,9 @@ UNSUPPORTED = MappingProxyType(
         "length_penalty": (1, 1.0),
         "logits_processors": ([],),
         "mm_processor_kwargs": (),
-        "priority": (0,),
         "prompt_embeds": (),
-        "prompt_logprobs": (),
-        "request_id": (),
-        "return_token_ids": (False,),
         "return_tokens_as_token_ids": (False,),
         "spaces_between_special_tokens": (True, False),
-        "structured_outputs": (),
         "thinking_token_budget": (),
         "truncate_prompt_tokens": (),
         "use_beam_search": (False,),
@@ -78,8 +66,17 @@ UNSUPPORTED = MappingProxyType(
         "id_slot": (-1,),
     }
 )
-# Fields of one route that elsewhere would be refused as unknown with no better reason.
-CHAT_ADD_SPECIAL = "add_special_tokens"
+# Fields of one of the two routes; the other refuses them with a better reason than "unknown".
+ONE_ROUTE: Mapping[str, tuple[Any, ...]] = MappingProxyType(
+    {
+        "add_special_tokens": (False,),
+        "echo": (False,),
+        "suffix": ("",),
+        "parallel_tool_calls": (True, False),
+        "tool_choice": ("none", "auto"),
+        "tools": ([],),
+    }
+)
 
 
 def refuse_unsupported(body: dict[str, Any], known: Container[str]) -> dict[str, Any]:
@@ -93,10 +90,10 @@ def refuse_unsupported(body: dict[str, Any], known: Container[str]) -> dict[str,
     """
     kept = {}
     for name, value in body.items():
-        if name in known or (name not in UNSUPPORTED and name != CHAT_ADD_SPECIAL):
+        neutral = UNSUPPORTED.get(name, ONE_ROUTE.get(name))
+        if name in known or neutral is None:
             kept[name] = value
             continue
-        neutral = UNSUPPORTED.get(name, (False,))
         # 1 == True in Python; in JSON they differ
         if value is not None and not any(
             value == one and type(value) is type(one) for one in neutral

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from runtime.request import SamplingParams, TokenOutput
+from runtime.request import PromptLogprob, SamplingParams, TokenOutput
 from runtime.text.detokenizer import IncrementalDetokenizer
 from runtime.text.stop_strings import StopMatcher
 from runtime.text.tokenizer import Tokenizer
@@ -26,6 +26,8 @@ class Piece:
         scored: the tokens themselves, where log probabilities were asked for.
         finish_reason: None while it goes on.
         stop_reason: the stop string, or the id out of stop_token_ids, that ended it.
+        token_ids: the tokens, where they were asked for.
+        prompt_logprobs: those of `TokenOutput`, with the first piece.
     """
 
     index: int
@@ -33,10 +35,18 @@ class Piece:
     scored: tuple[ScoredToken, ...] = ()
     finish_reason: str | None = None
     stop_reason: int | str | None = None
+    token_ids: tuple[int, ...] = ()
+    prompt_logprobs: tuple[PromptLogprob | None, ...] | None = None
 
     @property
     def is_empty(self) -> bool:
-        return not self.text and not self.scored and self.finish_reason is None
+        return not (
+            self.text
+            or self.scored
+            or self.finish_reason is not None
+            or self.token_ids
+            or self.prompt_logprobs
+        )
 
 
 class Answer:
@@ -45,6 +55,8 @@ class Answer:
     Args:
         index: the answer's place among the choices of its call.
         start: the answer begins a text; False where it goes on with the prompt's.
+        with_ids: pieces hold their tokens' ids.
+        hidden: only the prompt is of interest; the tokens neither show nor count.
 
     Attributes:
         num_tokens: tokens that count as used.
@@ -52,7 +64,14 @@ class Answer:
     """
 
     def __init__(
-        self, index: int, tokenizer: Tokenizer, params: SamplingParams, *, start: bool
+        self,
+        index: int,
+        tokenizer: Tokenizer,
+        params: SamplingParams,
+        *,
+        start: bool,
+        with_ids: bool = False,
+        hidden: bool = False,
     ) -> None:
         self.index = index
         self.num_tokens = 0
@@ -60,6 +79,8 @@ class Answer:
         self.finish_reason: str | None = None
         self._params = params
         self._end_ids = tokenizer.stop_ids | set(params.stop_token_ids)
+        self._with_ids = with_ids
+        self._hidden = hidden
         self._detokenizer = IncrementalDetokenizer(
             tokenizer, params.skip_special_tokens, start=start
         )
@@ -76,12 +97,18 @@ class Answer:
         """Takes the next tokens; those after the end are dropped."""
         texts: list[str] = []
         scored: list[ScoredToken] = []
+        ids: list[int] = []
+        prompt_logprobs = None
         for output in outputs:
             if self.finish_reason is not None:
                 break
             self.num_cached_tokens = max(self.num_cached_tokens, output.num_cached_tokens)
-            if output.token_id is not None:
+            if output.prompt_logprobs is not None:
+                prompt_logprobs = output.prompt_logprobs
+            if output.token_id is not None and not self._hidden:
                 self.num_tokens += 1
+                if self._with_ids:
+                    ids.append(output.token_id)
                 if self._params.logprobs is not None:
                     scored.append(ScoredToken(output, self._num_chars))
                 if self._shows(output):
@@ -90,7 +117,13 @@ class Answer:
                 self._end(output)
                 texts.append(self._show(self._detokenizer.flush()) + self._matcher.flush().text)
         return Piece(
-            self.index, "".join(texts), tuple(scored), self.finish_reason, self._stop_reason
+            self.index,
+            "".join(texts),
+            tuple(scored),
+            self.finish_reason,
+            self._stop_reason,
+            tuple(ids),
+            prompt_logprobs,
         )
 
     def _shows(self, output: TokenOutput) -> bool:
