@@ -31,20 +31,15 @@ class ModelText:
     Args:
         template: Jinja text, or None where there is none.
         template_worker: renders it; closed by `close`.
-        grammar_checker: tries forms of answers; closed by `close`.
     """
 
     def __init__(
-        self,
-        tokenizer: Tokenizer,
-        template: str | None,
-        template_worker: TemplateWorker,
-        grammar_checker: GrammarChecker,
+        self, tokenizer: Tokenizer, template: str | None, template_worker: TemplateWorker
     ) -> None:
         self.tokenizer = tokenizer
         self.template = ChatTemplate(template, tokenizer, template_worker)
         self._worker = template_worker
-        self._grammars = grammar_checker
+        self._grammars: GrammarChecker | None = None  # its process starts when it is needed
         self._threads = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="text")
 
     async def encode(
@@ -79,13 +74,16 @@ class ModelText:
         Raises:
             RequestError: they cannot, or it takes too much to find out.
         """
+        if self._grammars is None:
+            self._grammars = GrammarChecker()
         await self._grammars.check_async(form.wanted, param=form.param)
 
     def close(self) -> None:
         """Ends the workers."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._worker.close()
-        self._grammars.close()
+        if self._grammars is not None:
+            self._grammars.close()
 
 
 def load_text(model: Path, template_file: Path | None) -> ModelText:
@@ -100,7 +98,7 @@ def load_text(model: Path, template_file: Path | None) -> ModelText:
     if template_file is not None:
         template = _read_template(template_file)
     source = template if isinstance(template, str) else None
-    text = ModelText(tokenizer, source, TemplateWorker(), GrammarChecker())
+    text = ModelText(tokenizer, source, TemplateWorker())
     if source is None:
         logger.warning("the model file has no chat template: only /v1/completions will work")
     else:

@@ -1,7 +1,9 @@
 """The fields that give a chat tools, and which of them the answer may or must call."""
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Tag
 
 from runtime.errors import RequestError
 from server.body import Body
@@ -39,7 +41,16 @@ class NamedTool(Body):
     function: FunctionName
 
 
-type ToolChoice = Literal["none", "auto", "required"] | NamedTool
+def _kind_of_choice(value: Any) -> str:
+    return "word" if isinstance(value, str) else "named"
+
+
+# told apart before they are looked at, so that an error is about the one that was meant
+type ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("word")]
+    | Annotated[NamedTool, Tag("named")],
+    Discriminator(_kind_of_choice),
+]
 
 
 def check_tools(tools: list[Tool] | None, choice: ToolChoice | None) -> None:

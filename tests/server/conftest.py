@@ -35,6 +35,7 @@ def fake_options(tiny_gguf: Path) -> Callable[..., ModelOptions]:
         *flags: object,
         names: tuple[str, ...] = (),
         profile_dir: Path | None = None,
+        chat_template: Path | None = None,
         **config: Any,
     ) -> ModelOptions:
         # -c: with the script's path, its folder would be searched for packages, not the root
@@ -46,6 +47,7 @@ def fake_options(tiny_gguf: Path) -> Callable[..., ModelOptions]:
             config=RuntimeConfig(**{"model": str(tiny_gguf)} | config),
             names=names,
             profile_dir=profile_dir,
+            chat_template=chat_template,
             engine_command=(sys.executable, "-c", code, *map(str, flags)),
         )
 

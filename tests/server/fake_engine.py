@@ -13,6 +13,8 @@ import threading
 import time
 from array import array
 
+import msgspec
+
 from runtime.messages import (
     HEADER,
     Abort,
@@ -37,7 +39,7 @@ from runtime.messages import (
     decode_to_engine,
     encode,
 )
-from runtime.request import TokenOutput
+from runtime.request import PromptLogprob, TokenOutput
 
 
 def main() -> int:
@@ -59,6 +61,7 @@ def main() -> int:
     parser.add_argument("--max-model-len", type=int, default=256)
     parser.add_argument("--vocab-size", type=int, default=1024)
     parser.add_argument("--events", help="file that gets a line for each message")
+    parser.add_argument("--submits", help="file that gets each new request as a line of JSON")
     return FakeEngine(parser.parse_args()).run()
 
 
@@ -125,6 +128,9 @@ class FakeEngine:
             self.is_profiling = starts
             self.send(Profiled("not now" if wrong else None))
         if isinstance(message, Submit):
+            if self.args.submits:
+                with open(self.args.submits, "ab") as file:
+                    file.write(msgspec.json.encode(message) + b"\n")
             if self.args.refuse:
                 self.send(Refused(message.request_id, self.args.refuse, "prompt", "invalid_value"))
             else:
@@ -186,6 +192,7 @@ class FakeEngine:
             finish_reason=reason,
             error=error,
             num_cached_tokens=len(prompt) // 2,
+            prompt_logprobs=None if done else self.prompt_logprobs(submit),
         )
 
     def snapshot(self) -> Snapshot:
@@ -198,6 +205,13 @@ class FakeEngine:
         counts = [1] * (len(owners) - 1) + [65 - len(owners)]
         pages = PageRuns(counts, owners, [False] * len(owners))
         return Snapshot(pages, running, [])
+
+    def prompt_logprobs(self, submit: Submit) -> tuple[PromptLogprob | None, ...] | None:
+        count = submit.params.prompt_logprobs
+        if count is None:
+            return None
+        top = tuple((i, -0.25 - i) for i in range(count))
+        return (None, *((token_id, -1.5, top) for token_id in submit.prompt_ids[1:]))
 
     def stats(self) -> Stats:
         return Stats(
