@@ -6,9 +6,9 @@ from pydantic import AfterValidator, Field
 
 from runtime.errors import UnsupportedParameter
 from runtime.request import SamplingParams
+from server.body import Body, Strings
 from server.infill_prompt import ExtraFile
 from server.limits import MAX_EXTRA_FILES
-from server.schema import Body, Strings
 
 # llama-server's defaults, for its own route
 TEMPERATURE, TOP_K, TOP_P, MIN_P = 0.8, 40, 0.95, 0.05

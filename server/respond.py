@@ -12,7 +12,7 @@ from runtime.request import PromptLogprob
 from runtime.text.answer import Piece, ScoredToken
 from server.generation import Generation
 from server.schema import StreamOptions
-from server.sse import EventStream, event
+from server.sse import EventStream, encoded_event, event
 
 
 @dataclass
@@ -118,7 +118,8 @@ async def _stream(
         elif options.include_usage:
             extra = extra | {"usage": None}
         ending = b"]" + (b"," + msgspec.json.encode(extra)[1:] if extra else b"}")
-        return [event(beginning + msgspec.json.encode(choice) + ending) for choice in choices]
+        encode = msgspec.json.encode
+        return [encoded_event(beginning + encode(choice) + ending) for choice in choices]
 
     opened: set[int] = set()
     async with EventStream(request) as events:
@@ -138,6 +139,6 @@ async def _stream(
                 await events.send(chunks(choices, {}))
         if options.include_usage:
             last = fields | {"choices": [], "usage": generation.usage()}
-            await events.send([event(msgspec.json.encode(last))])
+            await events.send([event(last)])
         await events.done()
     return events.response

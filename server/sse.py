@@ -3,8 +3,9 @@
 import logging
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
+import msgspec
 from aiohttp import web
 
 from server.errors import internal_problem, problem_of
@@ -23,9 +24,14 @@ DONE = b"data: [DONE]\n\n"
 PING = b": ping\n\n"
 
 
-def event(data: bytes) -> bytes:
+def event(data: Any) -> bytes:
     """One event of JSON."""
-    return b"data: " + data + b"\n\n"
+    return encoded_event(msgspec.json.encode(data))
+
+
+def encoded_event(json: bytes) -> bytes:
+    """One event of what is JSON already."""
+    return b"data: " + json + b"\n\n"
 
 
 class EventStream:
@@ -77,7 +83,7 @@ class EventStream:
         if problem is None:
             logger.error("%s: an answer failed", self._request[REQUEST_ID], exc_info=error)
             problem = internal_problem(self._request[REQUEST_ID])
-        await self._end(event(problem.body()))
+        await self._end(encoded_event(problem.body()))
         return True
 
     async def _end(self, data: bytes) -> None:
