@@ -143,6 +143,7 @@ def measure(options: argparse.Namespace, form: str) -> str:
 
     def body(index: int) -> bytes:
         shared = {"messages": MESSAGES, "stream": True, "max_tokens": options.tokens}
+        shared["ignore_eos"] = True
         return json.dumps(shared | FORMS[form](index)).encode()
 
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:

@@ -1,6 +1,7 @@
-"""An engine process without a device, for measuring what is around it: a token a step for everyone.
+"""An engine process without a device, for what is around it: a token a step for everyone.
 
-python -m benchmarks.stand_in_engine RATE FD, as `server.engine_client` starts it.
+python -m benchmarks.stand_in_engine RATE FD, as `server.engine_client` starts it. All answers are
+the same text, which calls a tool; one that must have a form is the shortest way through its guide.
 """
 
 import argparse
@@ -9,9 +10,12 @@ import queue
 import socket
 import threading
 import time
-from itertools import count
+from collections.abc import Iterator
+
+import numpy as np
 
 from models.gguf_file import open_gguf
+from runtime.guidance import GuideMaker, TokenGuide
 from runtime.messages import (
     HEADER,
     Abort,
@@ -26,8 +30,8 @@ from runtime.messages import (
     decode_to_engine,
     encode,
 )
-from runtime.request import TokenOutput
-from runtime.text.tokenizer import build_tokenizer
+from runtime.request import SamplingParams, TokenOutput
+from runtime.text.tokenizer import Tokenizer, build_tokenizer
 
 # prose, and a tool call for those who look for one
 TEXT = (
@@ -35,6 +39,7 @@ TEXT = (
     '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris, on the river Seine"}}\n'
     "</tool_call>\n"
 )
+CLOSING = b'"}]0'
 
 
 def run(connection: socket.socket, rate: float) -> None:
@@ -43,11 +48,9 @@ def run(connection: socket.socket, rate: float) -> None:
     threading.Thread(target=read, args=(connection, inbox), daemon=True).start()
     start = inbox.get()
     assert isinstance(start, Start)
-    metadata = open_gguf(start.config.model).metadata
-    tokenizer = build_tokenizer(metadata)
-    ids = tokenizer.encode(TEXT, parse_special=True)
-    connection.sendall(encode(Ready(engine_info(tokenizer.vocab_size))))
-    requests: dict[int, tuple[Submit, count[int]]] = {}
+    speaker = Speaker(build_tokenizer(open_gguf(start.config.model).metadata))
+    connection.sendall(encode(Ready(engine_info(speaker.tokenizer.vocab_size))))
+    requests: dict[int, Iterator[TokenOutput]] = {}
     next_step = time.monotonic()
     while True:
         while not requests or not inbox.empty():
@@ -55,30 +58,73 @@ def run(connection: socket.socket, rate: float) -> None:
             if isinstance(message, Shutdown):
                 return
             if isinstance(message, Submit):
-                requests[message.request_id] = (message, count())
+                requests[message.request_id] = speaker.answer(message)
             if isinstance(message, Abort):
                 for request_id in message.request_ids:
                     requests.pop(request_id, None)
         next_step = max(next_step + 1 / rate, time.monotonic())
         time.sleep(max(0.0, next_step - time.monotonic()))
-        outputs = [token(submit, next(done), ids) for submit, done in requests.values()]
+        outputs = [next(answer) for answer in requests.values()]
         for output in outputs:
             if output.finish_reason is not None:
                 del requests[output.request_id]
         connection.sendall(encode(Outputs(outputs, Stats(num_running=len(requests)))))
 
 
-def token(submit: Submit, done: int, ids: list[int]) -> TokenOutput:
-    """The next token of a request."""
-    params = submit.params
-    scored = params.logprobs is not None
-    return TokenOutput(
-        submit.request_id,
-        ids[done % len(ids)],
-        logprob=-0.5 if scored else None,
-        top_logprobs=tuple((i, -1.0 - i) for i in range(params.logprobs or 0)),
-        finish_reason="length" if done + 1 == params.max_tokens else None,
-    )
+class Speaker:
+    """Says what there is to say."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self._end = min(tokenizer.stop_ids)
+        self._text = tokenizer.encode(TEXT, parse_special=True)
+        self._guides: GuideMaker | None = None
+        numbers = range(tokenizer.vocab_size)
+        # ends first, then what closes something, then the short
+        self._preferred = sorted(numbers, key=lambda i: (i != self._end, self._order(i)))
+
+    def answer(self, submit: Submit) -> Iterator[TokenOutput]:
+        """The outputs of a request."""
+        params = submit.params
+        done = 0
+        for token_id in self._tokens(params):
+            done += 1
+            reason = "length" if done == params.max_tokens else None
+            if token_id == self._end and not params.ignore_eos:
+                reason = "stop"
+            scored = params.logprobs is not None
+            yield TokenOutput(
+                submit.request_id,
+                token_id,
+                logprob=-0.5 if scored else None,
+                top_logprobs=tuple((i, -1.0 - i) for i in range(params.logprobs or 0)),
+                finish_reason=reason,
+            )
+
+    def _tokens(self, params: SamplingParams) -> Iterator[int]:
+        if params.structured_outputs is not None:
+            self._guides = self._guides or GuideMaker(lambda: self.tokenizer)
+            yield from self._guided(self._guides.make(params.structured_outputs))
+            yield self._end
+        while params.ignore_eos:
+            yield from self._text
+        yield from (*self._text, self._end)
+
+    def _guided(self, guide: TokenGuide) -> Iterator[int]:
+        mask = np.zeros(-(-self.tokenizer.vocab_size // 32), np.int32)
+        while not guide.is_finished:
+            guide.fill(mask)
+            allowed = np.unpackbits(mask.view(np.uint8), bitorder="little")
+            token_id = next(i for i in self._preferred if allowed[i])
+            if token_id == self._end:
+                return
+            guide.accept(token_id)
+            yield token_id
+
+    def _order(self, token_id: int) -> tuple[int, int]:
+        text = self.tokenizer.token_bytes(token_id)
+        closing = CLOSING.find(text) if len(text) == 1 else -1
+        return (closing if closing >= 0 else len(CLOSING), len(text))
 
 
 def read(connection: socket.socket, inbox: "queue.SimpleQueue[ToEngine]") -> None:
