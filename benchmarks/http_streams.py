@@ -3,14 +3,16 @@
 python -m benchmarks.http_streams [--streams 128] [--tokens 400] [--rate 60] [--forms text …]
 
 Three processes: the clients (this one), the server, and a stand-in for the engine, which gives one
-token to each request `--rate` times a second, as steps of a device do. The figure is tokens a
-second of the server's CPU time, so that what else the machine does counts little.
+token to each request `--rate` times a second, as steps of a device do. The figures are tokens a
+second of the server's CPU time, and how late its event loop comes back from a sleep, without the
+time in which it waited for a core: what else the machine does counts little.
 """
 
 import argparse
 import asyncio
 import json
 import os
+import re
 import socket
 import statistics
 import subprocess
@@ -30,6 +32,7 @@ from server.lifecycle import LIFECYCLE
 from server.served_model import ModelOptions
 
 LAG_SECONDS = 0.005
+NUM_TOKENS = re.compile(rb'"completion_tokens":(\d+)')
 TOOL = {
     "type": "function",
     "function": {
@@ -61,7 +64,7 @@ def serve(port: int, rate: float) -> None:
         engine_command=(sys.executable, "-m", "benchmarks.stand_in_engine", str(rate)),
     )
     app = make_app(options)
-    lags: list[float] = []
+    lags: list[tuple[float, float]] = []
 
     async def watch(app: web.Application) -> AsyncIterator[None]:
         task = asyncio.create_task(measure_lag(app, lags))
@@ -75,23 +78,32 @@ def serve(port: int, rate: float) -> None:
     print(json.dumps(lags))
 
 
-async def measure_lag(app: web.Application, lags: list[float]) -> None:
-    """How much later than asked for the loop comes back, while there are requests."""
+async def measure_lag(app: web.Application, lags: list[tuple[float, float]]) -> None:
+    """How much later than asked for the loop comes back, while there are requests: in all, and
+    without the time in which the kernel ran others."""
     while True:
-        begin = time.perf_counter()
+        waited, begin = seconds_without_core(), time.perf_counter()
         await asyncio.sleep(LAG_SECONDS)
         model = app[LIFECYCLE].model
         if model is not None and model.engine.num_requests:
-            lags.append(time.perf_counter() - begin - LAG_SECONDS)
+            lag = time.perf_counter() - begin - LAG_SECONDS
+            lags.append((lag, max(0.0, lag - (seconds_without_core() - waited))))
 
 
-async def run_clients(port: int, body: Callable[[int], bytes], num_streams: int) -> list[int]:
-    """Events of each stream."""
+def seconds_without_core() -> float:
+    """How long this thread has been ready to run and has not run (Linux)."""
+    return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+
+
+async def run_clients(
+    port: int, body: Callable[[int], bytes], num_streams: int
+) -> list[tuple[int, int]]:
+    """Events and tokens of each stream."""
     return await asyncio.gather(*(read_stream(port, body(i)) for i in range(num_streams)))
 
 
-async def read_stream(port: int, body: bytes) -> int:
-    """Posts one request and counts its events; the client does nothing else, to leave the CPU."""
+async def read_stream(port: int, body: bytes) -> tuple[int, int]:
+    """Posts one request and counts its events and tokens; no more, to leave the CPU to others."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     head = (
         "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
@@ -106,7 +118,7 @@ async def read_stream(port: int, body: bytes) -> int:
     text = b"".join(read)
     if b" 200 " not in status or b"data: [DONE]" not in text:
         raise RuntimeError(f"a stream failed: {text[-400:].decode(errors='replace')}")
-    return text.count(b"data: ") - 1
+    return text.count(b"data: ") - 2, int(NUM_TOKENS.findall(text)[-1])
 
 
 def cpu_seconds(pid: int) -> float:
@@ -143,7 +155,7 @@ def measure(options: argparse.Namespace, form: str) -> str:
 
     def body(index: int) -> bytes:
         shared = {"messages": MESSAGES, "stream": True, "max_tokens": options.tokens}
-        shared["ignore_eos"] = True
+        shared |= {"ignore_eos": True, "stream_options": {"include_usage": True}}
         return json.dumps(shared | FORMS[form](index)).encode()
 
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
@@ -151,17 +163,18 @@ def measure(options: argparse.Namespace, form: str) -> str:
             wait_until_ready(port)
             asyncio.run(run_clients(port, body, 4))  # what is done once is not of interest
             before, begin = cpu_seconds(process.pid), time.monotonic()
-            events = asyncio.run(run_clients(port, body, options.streams))
+            counts = asyncio.run(run_clients(port, body, options.streams))
             seconds, cpu = time.monotonic() - begin, cpu_seconds(process.pid) - before
         finally:
             process.terminate()
             lags, _ = process.communicate()
-    tokens = options.streams * options.tokens
-    cuts = statistics.quantiles(json.loads(lags), n=100)
+    events, tokens = map(sum, zip(*counts, strict=True))
+    own = statistics.quantiles([lag for _, lag in json.loads(lags)], n=100)
+    wall = statistics.quantiles([lag for lag, _ in json.loads(lags)], n=100)
     return (
         f"{form:9} {tokens / cpu:7.0f} tokens/s of one core, {tokens / seconds:6.0f} tokens/s, "
-        f"{sum(events) / tokens:.2f} events a token, "
-        f"lag p50 {1000 * cuts[49]:.1f} ms, p99 {1000 * cuts[98]:.1f} ms"
+        f"{events / tokens:.2f} events a token, lag p50 {1000 * own[49]:.1f} ms, "
+        f"p99 {1000 * own[98]:.1f} ms ({1000 * wall[98]:.1f} ms with the wait for a core)"
     )
 
 
