@@ -153,3 +153,17 @@ def test_a_start_that_cannot_be_says_why_in_one_line(
         assert "\n" not in fatal.message
         assert re.search(message, fatal.message)
         assert peer.process.wait(30) == 2
+
+
+def test_an_embedding_comes_over_the_socket(tiny: Path) -> None:
+    with engine(tiny) as peer:
+        assert isinstance(peer.receive(), Ready)
+        params = SamplingParams(max_tokens=1)
+        peer.send(
+            *(Submit(i, [5, 6, 7], params, pooling=p) for i, p in enumerate(("last", "mean")))
+        )
+        outputs = peer.outputs()
+        found = {output.request_id: output for output in (next(outputs), next(outputs))}
+        assert {output.finish_reason for output in found.values()} == {"stop"}
+        last, mean = found[0].embedding, found[1].embedding
+        assert last and mean and last != mean and len(last) == len(mean)
