@@ -14,6 +14,7 @@ from runtime.errors import PromptTooLong, RequestError
 from runtime.messages import Submit
 from runtime.request import SamplingParams, answer_room
 from server.access import cache_salt
+from server.body import Body
 from server.json_body import read_json
 from server.lifecycle import LIFECYCLE
 from server.metrics import METRICS, FinishedAnswer
@@ -22,7 +23,7 @@ from server.prompts import prompt_ids
 from server.request_id import REQUEST_ID
 from server.request_log import log_finished
 from server.respond import json_response
-from server.schema import Body, parse
+from server.schema import parse
 from server.served_model import ServedModel
 
 INPUT = {

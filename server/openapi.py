@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp.typedefs import Handler
 from pydantic.json_schema import models_json_schema
 
-from server.schema import Body
+from server.body import Body
 
 REF = "#/components/schemas/{model}"
 JSON = "application/json"
