@@ -106,10 +106,6 @@ def test_it_serves_refuses_aborts_and_ends(tiny: Path) -> None:
         assert (refused.request_id, refused.code) == (3, "context_length_exceeded")
         assert "300 tokens" in refused.message
 
-        peer.send(Submit(5, [1], greedy, priority=1))
-        refused = next(m for m in iter(peer.receive, None) if not isinstance(m, Outputs))
-        assert isinstance(refused, Refused) and refused.param == "priority"
-
         long = SamplingParams(max_tokens=200, ignore_eos=True)
         peer.send(Submit(4, [9], long))
         assert next(outputs).request_id == 4
