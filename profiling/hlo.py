@@ -1,6 +1,6 @@
 """Writes a program's optimised HLO, and lists what changed since another revision or under flags.
 
-python -m profiling.hlo MODEL --bucket decode_32 [--diff OTHER_DIR | --xla-flags "…"]
+python -m profiling.hlo MODEL --bucket decode_32 [--diff OTHER_DIR | --xla-flags="…"]
 """
 
 import argparse

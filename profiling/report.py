@@ -16,7 +16,8 @@ from profiling.start_log import StartLog
 from profiling.table import number, text_table
 from profiling.trace_steps import print_stage
 from profiling.workload import Workload
-from runtime.memory_plan import GIB, available_host_bytes
+from runtime.config import RuntimeConfig
+from runtime.memory_plan import GIB, available_host_bytes, take_share
 
 NOTES = (
     "GFLOP and MB are the least that a step needs, sampling included; XLA's are the forward "
@@ -51,6 +52,7 @@ def make_report(options: argparse.Namespace) -> None:
     """
     if options.steps < 1:
         raise ValueError(f"steps must be at least 1, got {options.steps}")
+    take_share(RuntimeConfig.gpu_memory_utilization)  # before the device is used
     ceilings = measure_ceilings(product_dtype(options.dtype))
     with StartLog() as log:
         load = Workload(

@@ -10,6 +10,8 @@ import numpy as np
 from models.gguf_file import GGUFFile, open_gguf
 from profiling.start_log import StartLog
 from profiling.workload import Workload, demo_path
+from runtime.config import RuntimeConfig
+from runtime.memory_plan import take_share
 
 STAGES = (
     "open",
@@ -71,6 +73,7 @@ def measure_start(
     Raises:
         ValueError, ModelFileError: as of `Workload`.
     """
+    take_share(RuntimeConfig.gpu_memory_utilization)
     clock = _Clock()
     file = open_gguf(demo_path(model))
     opened = clock.lap()

@@ -19,6 +19,8 @@ from profiling.step_profile import StepProfile, modules_of, summarise
 from profiling.table import MISSING, number, text_table
 from profiling.work import Work, step_work, total_work
 from profiling.workload import Measured, Workload
+from runtime.config import RuntimeConfig
+from runtime.memory_plan import take_share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +43,8 @@ def trace_steps(options: argparse.Namespace) -> None:
     """
     if options.steps < 1:
         raise ValueError(f"steps must be at least 1, got {options.steps}")
-    ceilings = measure_ceilings(product_dtype(options.dtype))  # before the cache takes the memory
+    take_share(RuntimeConfig.gpu_memory_utilization)  # before the device is used
+    ceilings = measure_ceilings(product_dtype(options.dtype))
     load = Workload(
         options.model,
         batch=options.batch,

@@ -19,6 +19,7 @@ from runtime.buckets import Bucket
 from runtime.compile_log import CompileLog
 from runtime.config import RuntimeConfig
 from runtime.engine import Engine, Runner
+from runtime.memory_plan import take_share
 from runtime.model_runner import ModelRunner, PendingStep, StepResult
 from runtime.request import SamplingParams
 from runtime.start import DEFAULTS, start_engine
@@ -90,6 +91,7 @@ class Workload:
         report: Callable[[str, str], None] = lambda stage, text: None,
         **options: Any,
     ):
+        take_share(RuntimeConfig.gpu_memory_utilization)
         defaults = DEFAULTS["cpu" if jax.default_backend() == "cpu" else "gpu"]
         batch = defaults.max_num_seqs if batch is None else batch
         if batch < 1 or context < 1:
@@ -121,12 +123,7 @@ class Workload:
         self.runner = cast(ModelRunner, self.engine.runner)
         self._recorder = Recorder(self.runner)
         self.engine.runner = self._recorder
-        room = self.engine.info.kv_tokens
-        if room < batch * (context + self._answer):
-            raise ValueError(
-                f"{batch} requests of {context} + {self._answer} tokens need "
-                f"{batch * (context + self._answer)} tokens of KV cache, and {room} fit"
-            )
+        check_room(batch, context + self._answer, self.engine.info.kv_tokens)
         self._rng = np.random.default_rng(0)
         self._next_id = 0
 
@@ -222,6 +219,19 @@ class Workload:
         times[-1] = time.perf_counter()
         steps = [read_step(step, self.engine.shape) for step in self._recorder.steps]
         return Measured(steps, np.diff(times).tolist())
+
+
+def check_room(batch: int, length: int, kv_tokens: int) -> None:
+    """A batch of this length fits into the cache at once, so that nothing is preempted.
+
+    Raises:
+        ValueError: it does not; the message has the numbers.
+    """
+    if kv_tokens < batch * length:
+        raise ValueError(
+            f"{batch} requests of {length} tokens need {batch * length} tokens of KV cache, "
+            f"and {kv_tokens} fit"
+        )
 
 
 def demo_path(model: str) -> Path:

@@ -140,3 +140,17 @@ def test_bad_arguments_end_with_a_line(script, arguments, message, monkeypatch, 
     with pytest.raises(SystemExit) as exit_code:
         script.main()
     assert exit_code.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_flags_that_do_not_compile_are_told(monkeypatch, tmp_path):
+    options = hlo.make_parser().parse_args(
+        ["demo", "--bucket", "decode_2", "--xla-flags=--xla_nonsense", "--out", str(tmp_path)]
+    )
+
+    def run(command, *, env, check):
+        assert env["XLA_FLAGS"].endswith("--xla_nonsense") and "decode_2" in command
+        return argparse.Namespace(returncode=1)
+
+    monkeypatch.setattr(hlo.subprocess, "run", run)
+    with pytest.raises(ValueError, match="--xla_nonsense"):
+        hlo._dump_with_flags(options)

@@ -14,7 +14,7 @@ from profiling.program_facts import program_facts
 from profiling.scopes import ALL_SCOPES, SCOPES
 from profiling.start_log import Making
 from profiling.work import Step, Work, step_work, total_work, weight_bytes
-from profiling.workload import Measured, Workload
+from profiling.workload import Measured, Workload, check_room
 from runtime.programs import Part
 
 
@@ -129,3 +129,9 @@ def test_ceilings_are_measured():
 def test_an_empty_load_is_refused(batch, context):
     with pytest.raises(ValueError, match="at least 1"):
         Workload("demo", batch=batch, context=context, steps=1)
+
+
+def test_a_batch_that_does_not_fit_the_cache_is_refused():
+    check_room(2, 100, 200)
+    with pytest.raises(ValueError, match="need 300 tokens of KV cache, and 200 fit"):
+        check_room(3, 100, 200)
