@@ -6,6 +6,8 @@ from typing import Literal
 from models.errors import ModelFileError
 from models.gguf_file import GGUFFile
 
+PAGE_SIZE = 64  # tokens of a page of the KV cache
+
 ARCHITECTURES = frozenset({"qwen2"})
 
 MAX_LAYERS = 256

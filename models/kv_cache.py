@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from models.config import ModelConfig
+from models.config import PAGE_SIZE, ModelConfig
 from pallas_kernels.kv_write import write_pages
 
 BLOCK_Q = 64  # queries of a block: all of one request
@@ -77,11 +77,10 @@ def make_paged_attention(step: ModelInput, attend: PagedAttention) -> Attention[
         step: the tokens.
         attend: the implementation, as `pallas_kernels.paged_attention.paged_attention`.
     """
-    page_size = BLOCK_Q
     num_rows, num_blocks = step.num_rows, step.blocks.shape[0]
     place = jnp.maximum(step.positions, 0)
-    offsets = place % page_size
-    own_pages = step.page_table.at[step.slots, place // page_size].get(mode="clip")
+    offsets = place % PAGE_SIZE
+    own_pages = step.page_table.at[step.slots, place // PAGE_SIZE].get(mode="clip")
     is_row = jnp.ones(num_rows, bool)
     if num_blocks:
         is_row = step.blocks[jnp.arange(num_rows) // BLOCK_Q] < 0

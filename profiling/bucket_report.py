@@ -3,7 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from models.kv_cache import BLOCK_Q, cache_shape
+from models.config import PAGE_SIZE
+from models.kv_cache import cache_shape
 from profiling.ceilings import Ceilings
 from profiling.program_facts import ProgramFacts, program_facts
 from profiling.scopes import SCOPES
@@ -89,7 +90,7 @@ def report_buckets(load: Workload, log: StartLog, *, steps: int) -> list[BucketR
 def pool_of_a_device(load: Workload) -> tuple[int, ...]:
     """Shape of the keys, and of the values, that one device holds."""
     layers, pages, kv_heads, *rest = cache_shape(
-        load.config, num_pages=load.runner.num_pages, page_size=BLOCK_Q
+        load.config, num_pages=load.runner.num_pages, page_size=PAGE_SIZE
     )
     return (layers, pages, kv_heads // load.engine.info.tensor_parallel_size, *rest)
 

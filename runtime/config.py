@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-PAGE_SIZE = 64
+from models.config import PAGE_SIZE
+
 DTYPES = ("auto", "float32", "bfloat16", "int8")
 KV_CACHE_DTYPES = ("auto", "float32", "bfloat16")
 

@@ -6,8 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from models.config import ModelConfig, kv_bytes_per_token
-from models.kv_cache import BLOCK_Q
+from models.config import PAGE_SIZE, ModelConfig, kv_bytes_per_token
 from runtime.buckets import Buckets
 
 GIB = 2**30
@@ -52,20 +51,20 @@ def plan_memory(
             f"max_model_len {max_model_len} exceeds the {config.context_length} tokens "
             f"that {config.name} was made for"
         )
-    page_bytes = kv_bytes_per_token(config, kv_dtype.itemsize) * BLOCK_Q // num_devices
+    page_bytes = kv_bytes_per_token(config, kv_dtype.itemsize) * PAGE_SIZE // num_devices
     affordable = max(0, kv_budget // page_bytes - 1)  # page 0 holds nothing
     wanted_len = max_model_len or config.context_length
-    full_length = -(-wanted_len // BLOCK_Q)
+    full_length = -(-wanted_len // PAGE_SIZE)
     if affordable < full_length and (max_model_len is not None or affordable < 1):
         raise ValueError(
             f"one request of {wanted_len} tokens needs {full_length * page_bytes / GIB:.2f} GiB of "
             f"KV cache on each device, and {max(0, kv_budget) / GIB:.2f} GiB are left after the "
-            f"weights and the step; a max_model_len of {affordable * BLOCK_Q} would fit"
+            f"weights and the step; a max_model_len of {affordable * PAGE_SIZE} would fit"
         )
     pages = min(affordable, num_slots * full_length)
     return MemoryPlan(
         num_pages=pages + 1,
-        max_model_len=min(wanted_len, pages * BLOCK_Q),
+        max_model_len=min(wanted_len, pages * PAGE_SIZE),
         kv_bytes=(pages + 1) * page_bytes * num_devices,
     )
 

@@ -11,8 +11,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from models.config import ModelConfig
-from models.kv_cache import BLOCK_Q, KVCache, cache_shape
+from models.config import PAGE_SIZE, ModelConfig
+from models.kv_cache import KVCache, cache_shape
 from models.mesh import CACHE_AXES, sharding
 from models.operations import Operations
 from models.qwen2 import Qwen2
@@ -156,7 +156,7 @@ def _with_logprobs(row: np.ndarray, count: int) -> SampledToken:
 
 def empty_cache(config: ModelConfig, mesh: Mesh, *, num_pages: int, dtype: jnp.dtype) -> KVCache:
     """A cache of zeros, cut over the devices by kv head."""
-    shape = cache_shape(config, num_pages=num_pages, page_size=BLOCK_Q)
+    shape = cache_shape(config, num_pages=num_pages, page_size=PAGE_SIZE)
     make = jax.jit(partial(jnp.zeros, shape, dtype), out_shardings=sharding(mesh, CACHE_AXES))
     return KVCache(k=make(), v=make())
 

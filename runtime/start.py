@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from models.config import ModelConfig, model_config
+from models.config import PAGE_SIZE, ModelConfig, model_config
 from models.gguf_file import GGUFFile
 from models.kv_cache import BLOCK_Q
 from models.load import load_model
@@ -118,7 +118,7 @@ def start_engine(
     )
     shape = StepShape(
         num_slots=chosen.buckets.num_slots,
-        pages_per_request=-(-memory.max_model_len // BLOCK_Q),
+        pages_per_request=-(-memory.max_model_len // PAGE_SIZE),
         vocab_size=model_facts.vocab_size,
     )
     report("compile", f"compiling for {', '.join(b.name for b in chosen.buckets.all)}", None)
@@ -142,7 +142,7 @@ def start_engine(
         tensor_parallel_size=chosen.num_devices,
         max_model_len=memory.max_model_len,
         max_num_seqs=chosen.max_num_seqs,
-        page_size=BLOCK_Q,
+        page_size=PAGE_SIZE,
         num_pages=memory.num_pages,
         vocab_size=model_facts.vocab_size,
         num_programs=programs.num_programs,
@@ -156,7 +156,7 @@ def start_engine(
         num_slots=chosen.max_num_seqs,
         num_blocks=chosen.buckets.max_tokens // BLOCK_Q,
         block_q=BLOCK_Q,
-        page_size=BLOCK_Q,
+        page_size=PAGE_SIZE,
         pages_per_request=shape.pages_per_request,
     )
     scheduler = Scheduler(

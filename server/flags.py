@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 from models import demo
-from runtime.config import DTYPES, KV_CACHE_DTYPES, PAGE_SIZE, RuntimeConfig
+from models.config import PAGE_SIZE
+from runtime.config import DTYPES, KV_CACHE_DTYPES, RuntimeConfig
 from server.vllm_flags import add_vllm_flags
 
 SUFFIXES = {"": 1, "k": 1000, "K": 1024, "m": 10**6, "M": 2**20}
