@@ -100,6 +100,14 @@ def test_it_serves_refuses_aborts_and_ends(tiny: Path) -> None:
             finished += output.finish_reason == "length"
         assert ended == {1: 5, 2: 5}
 
+        scoring = SamplingParams(max_tokens=1, prompt_logprobs=1)
+        peer.send(Submit(5, [7, 8, 9], scoring, priority=-1))
+        peer.send(Submit(6, [7, 8, 9], SamplingParams(), pooling="mean"))
+        last = {output.request_id: output for output in (next(outputs), next(outputs))}
+        assert [score and score[0] for score in last[5].prompt_logprobs or ()] == [None, 8, 9]
+        assert last[6].finish_reason == "stop" and last[6].embedding is not None
+        assert len(last[6].embedding) % 4 == 0
+
         peer.send(Submit(3, [1] * 300, greedy))
         refused = next(m for m in iter(peer.receive, None) if not isinstance(m, Outputs))
         assert isinstance(refused, Refused)
