@@ -234,11 +234,9 @@ class Engine:
         step = make_step_input(plan, self.buckets, self.shape)
         hidden = self.runner.forward(step)
         self.begun = [
-            item.request.request_id
-            for item in plan.scheduled
-            if item.admitted and not item.request.num_preemptions
+            item.request.request_id for item in plan.admitted if not item.request.num_preemptions
         ]
-        self._totals.prompt_tokens += sum(item.num_tokens for item in plan.chunks)
+        self._totals.prompt_tokens += plan.num_prompt_tokens
         self._totals.generation_tokens += len(plan.samples)
         self._totals.steps += 1
         self._totals.padding_tokens += step.num_padding

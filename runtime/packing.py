@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +18,7 @@ class Packing:
 
     fields: tuple[tuple[str, tuple[int, ...]], ...]
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Length of the vector."""
         return sum(math.prod(shape) for _, shape in self.fields)

@@ -22,13 +22,12 @@ class RequestPages:
 
     def num_short(self, request: Request, num_tokens: int) -> int:
         """Pages that a request still needs, to have `num_tokens` more computed."""
-        # -(-x // n) written out: this runs for every request in every step
-        needed = (request.num_computed + num_tokens + self.page_size - 1) // self.page_size
-        return max(0, needed - len(request.pages))
+        missing = request.num_computed + num_tokens - len(request.pages) * self.page_size
+        return -(-missing // self.page_size) if missing > 0 else 0
 
     def extend(self, request: Request, num_tokens: int) -> list[PageUpdate]:
         """Allocates what is short; the rows of the page table that change."""
-        updates = []
+        updates: list[PageUpdate] = []
         for _ in range(self.num_short(request, num_tokens)):
             assert request.slot is not None
             updates.append((request.slot, len(request.pages), self.pool.allocate()))
@@ -66,6 +65,8 @@ class RequestPages:
 
     def register(self, request: Request) -> None:
         """Lets others find the full pages whose tokens are known and computed."""
+        if request.num_computed // self.page_size <= request.num_registered:
+            return  # as for nearly every request in every step
         upto = min(request.num_computed, request.num_known)
         done = upto // self.page_size
         if done == request.num_registered or not self._prefix_caching or request.slot is None:

@@ -210,22 +210,20 @@ class Scheduler:
 
     def _continue_running(self, draft: Draft) -> bool:
         """Adds running requests in their order; whether one had to be preempted."""
-        rows_ahead = sum(_wants_one(request) for request in self.running)
+        wanting = [request for request in self.running if request.wants]
+        rows_ahead = sum(request.num_missing == 1 for request in wanting)
         preempted = False
-        index = 0
-        while index < len(self.running):
-            request = self.running[index]
-            index += 1
-            if not request.wants:
+        for request in wanting:
+            if request.slot is None:  # preempted for one before it
                 continue
-            rows_ahead -= _wants_one(request)
+            rows_ahead -= request.num_missing == 1
             num_tokens = draft.room(request, request.num_computed, rows_ahead=rows_ahead)
             if not num_tokens:
                 continue
             # the last in order is after this one in the list, or this one itself
             while self.pages.num_short(request, num_tokens) > self.pool.num_free:
                 victim = self.running[-1]
-                rows_ahead -= victim is not request and _wants_one(victim)
+                rows_ahead -= victim is not request and victim.wants and victim.num_missing == 1
                 self._preempt(victim)
                 preempted = True
                 if victim is request:
@@ -286,7 +284,3 @@ class Scheduler:
                 reported(request, start, num_tokens),
             )
         )
-
-
-def _wants_one(request: Request) -> bool:
-    return request.num_tokens - request.num_computed == 1 and request.wants

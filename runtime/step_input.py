@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
+from models.config import PAGE_SIZE
 from models.kv_cache import BLOCK_Q
 from runtime.buckets import Bucket, Buckets, SampleBucket, SampleMode, max_rows
 from runtime.engine_request import Request
@@ -56,6 +58,7 @@ class StepShape:
         return -(-self.vocab_size // 32)
 
 
+@cache
 def forward_packing(bucket: Bucket, shape: StepShape) -> Packing:
     """Layout of the forward program's input.
 
@@ -79,6 +82,7 @@ def forward_packing(bucket: Bucket, shape: StepShape) -> Packing:
     )
 
 
+@cache
 def sample_packing(num_rows: int) -> Packing:
     """Layout of the sample program's input: see SAMPLE_COLUMNS.
 
@@ -88,6 +92,7 @@ def sample_packing(num_rows: int) -> Packing:
     return Packing((("rows", (num_rows, SAMPLE_COLUMNS)),))
 
 
+@cache
 def extras_packing(shape: StepShape) -> Packing:
     """Layout of what penalties, logit_bias and min_tokens need; token_ids padded with V."""
     return Packing(
@@ -98,7 +103,7 @@ def extras_packing(shape: StepShape) -> Packing:
             ("bias_ids", (MAX_LOGIT_BIAS,)),
             ("bias_values", (MAX_LOGIT_BIAS,)),
             ("banned_ids", (MAX_BANNED,)),
-            ("token_ids", (shape.pages_per_request * BLOCK_Q,)),
+            ("token_ids", (shape.pages_per_request * PAGE_SIZE,)),
         )
     )
 
@@ -119,9 +124,7 @@ def make_step_input(plan: StepPlan, buckets: Buckets, shape: StepShape) -> StepI
         sampler=sampler,
         sample=_sample_vector(plan, sampler.num_rows if sampler else 0, shape),
         extras=tuple(
-            _extras_vector(item, shape)
-            for item in plan.scheduled
-            if item.admitted and item.request.needs_extras
+            _extras_vector(item, shape) for item in plan.admitted if item.request.needs_extras
         ),
         pools=bool(plan.pooled),
         num_padding=bucket.num_tokens - sum(item.num_tokens for item in plan.scheduled),
@@ -143,7 +146,7 @@ def _forward_vector(plan: StepPlan, bucket: Bucket, shape: StepShape) -> np.ndar
         offset = starts[item.slot] - item.start
         hidden_rows += [offset + position for position in item.reported]
     into["hidden_rows"][: len(hidden_rows)] = hidden_rows
-    admitted = [_admitted_row(item) for item in plan.scheduled if item.admitted]
+    admitted = [_admitted_row(item) for item in plan.admitted]
     if admitted:
         into["admitted"][: len(admitted)] = admitted
     if plan.page_updates:

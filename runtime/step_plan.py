@@ -61,7 +61,7 @@ class StepPlan:
     chunks: tuple[Scheduled, ...]
     page_updates: tuple[PageUpdate, ...]
 
-    @property
+    @cached_property
     def scheduled(self) -> tuple[Scheduled, ...]:
         """In the order of the token axis."""
         return self.rows + self.chunks
@@ -74,12 +74,31 @@ class StepPlan:
     @cached_property
     def scored(self) -> list[Scheduled]:
         """Those whose prompt is scored, in the order of the results, which follow the samples'."""
-        return [item for item in self.scheduled if item.reported and item.request.pooling is None]
+        return [item for item in self._reporting if item.request.pooling is None]
 
     @cached_property
     def pooled(self) -> list[Scheduled]:
         """Those whose hidden states are wanted."""
-        return [item for item in self.scheduled if item.reported and item.request.pooling]
+        return [item for item in self._reporting if item.request.pooling is not None]
+
+    @cached_property
+    def admitted(self) -> list[Scheduled]:
+        """Those that took their slots in this step."""
+        return [item for item in self.scheduled if item.admitted]
+
+    @cached_property
+    def _reporting(self) -> list[Scheduled]:
+        return [item for item in self.scheduled if item.reported]
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """How many tokens of prompts are computed."""
+        ends = ((item, len(item.request.prompt_ids)) for item in self.scheduled)
+        return sum(
+            min(item.start + item.num_tokens, end) - item.start
+            for item, end in ends
+            if item.start < end
+        )
 
     @cached_property
     def is_guided(self) -> bool:

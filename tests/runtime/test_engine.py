@@ -223,6 +223,15 @@ def test_an_embedding_is_the_last_state_or_the_mean_and_ends_the_request(make_en
     assert vectors["mean", 3] == pytest.approx(np.mean(lasts, axis=0), abs=1e-4)
 
 
+def test_every_computed_token_of_a_prompt_is_counted_once(make_engine):
+    engine = make_engine()
+    for request_id, length in enumerate((1, 2, 70)):
+        engine.add(request_id, PROMPT[:length], SamplingParams(max_tokens=5))
+    run(engine)
+    stats = engine.stats()
+    assert (stats.prompt_tokens, stats.generation_tokens) == (73, 15)
+
+
 def test_an_unknown_pooling_is_refused(make_engine):
     with pytest.raises(RequestError, match="pooling must be last or mean, got 'cls'") as caught:
         make_engine().add(0, PROMPT, SamplingParams(), pooling="cls")
