@@ -22,5 +22,6 @@ _refuse_strangers()
 from runtime.llm import LLM  # noqa: E402
 from runtime.outputs import RequestOutput  # noqa: E402
 from runtime.request import SamplingParams  # noqa: E402
+from runtime.structured_outputs import StructuredOutputs  # noqa: E402
 
-__all__ = ["LLM", "RequestOutput", "SamplingParams"]
+__all__ = ["LLM", "RequestOutput", "SamplingParams", "StructuredOutputs"]

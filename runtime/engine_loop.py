@@ -1,5 +1,6 @@
 """The engine process's loop: messages in, steps, messages out."""
 
+import functools
 import logging
 import os
 import queue
@@ -14,6 +15,7 @@ from models.gguf_file import open_gguf
 from runtime.compile_log import CompileLog
 from runtime.engine import Engine
 from runtime.errors import RequestError
+from runtime.guidance import GuideMaker
 from runtime.messages import (
     HEADER,
     MAX_MESSAGE_BYTES,
@@ -34,9 +36,11 @@ from runtime.messages import (
     decode_to_engine,
     encode,
 )
+from runtime.preparation import Preparation, Prepared
 from runtime.profiler import Profiler
 from runtime.snapshot import take_snapshot
 from runtime.start import start_engine
+from runtime.text.tokenizer import build_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -49,18 +53,22 @@ class Channel:
 
     def __init__(self, connection: socket.socket):
         self._connection = connection
-        self._inbox: queue.SimpleQueue[ToEngine] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[ToEngine | Prepared] = queue.SimpleQueue()
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
 
     def send(self, message: FromEngine) -> None:
         """Writes a message; waits if the other side is slow."""
         self._connection.sendall(encode(message))
 
-    def receive(self) -> ToEngine:
+    def deliver(self, prepared: Prepared) -> None:
+        """Puts a request whose grammar is compiled behind what has come by now."""
+        self._inbox.put(prepared)
+
+    def receive(self) -> ToEngine | Prepared:
         """The next message; waits for it."""
         return self._inbox.get()
 
-    def received(self) -> Iterator[ToEngine]:
+    def received(self) -> Iterator[ToEngine | Prepared]:
         """What has come by now."""
         while True:
             try:
@@ -90,12 +98,15 @@ def run_engine(channel: Channel) -> int:
         raise ValueError(f"the first message must be Start, got {type(first).__name__}")
     log = CompileLog()
     try:
+        file = open_gguf(first.config.model)
+        guides = GuideMaker(functools.partial(build_tokenizer, file.metadata))
         engine = start_engine(
             first.config,
-            open_gguf(first.config.model),
+            file,
             first.stop_ids,
             report=lambda stage, text, fraction: channel.send(Progress(stage, text, fraction)),
             log=log,
+            make_guide=guides.make,
         )
     except (ValueError, OSError) as error:  # a model file that is broken is a ValueError too
         channel.send(Fatal(_one_line(error)))
@@ -105,7 +116,7 @@ def run_engine(channel: Channel) -> int:
         return EXIT_DEVICE
     channel.send(Ready(engine.info))
     try:
-        serve(engine, channel, log)
+        serve(engine, channel, log, Preparation(guides.prepare, channel.deliver))
     except jax.errors.JaxRuntimeError as error:
         # what was donated to the failed step is gone, and with it every request
         logger.exception("the device failed")
@@ -114,7 +125,7 @@ def run_engine(channel: Channel) -> int:
     return 0
 
 
-def serve(engine: Engine, channel: Channel, log: CompileLog) -> None:
+def serve(engine: Engine, channel: Channel, log: CompileLog, preparation: Preparation) -> None:
     """Steps while there is work, waits for messages while there is none."""
     compiled_at_start = log.num_compiled
     profiler = Profiler()
@@ -126,36 +137,57 @@ def serve(engine: Engine, channel: Channel, log: CompileLog) -> None:
             if isinstance(message, StartProfile | StopProfile):
                 channel.send(profiler.take(message))
             else:
-                _take(engine, channel, message)
+                _take(engine, channel, preparation, message)
         outputs = engine.step()
         stats = engine.stats(compilations=log.num_compiled - compiled_at_start)
         # after every step, with tokens or without: who hears nothing knows that we hang
         channel.send(Outputs(outputs, stats, engine.begun))
 
 
-def _take(engine: Engine, channel: Channel, message: ToEngine) -> None:
+def _take(
+    engine: Engine, channel: Channel, preparation: Preparation, message: ToEngine | Prepared
+) -> None:
     match message:
+        case Submit() if message.params.structured_outputs is not None:
+            preparation.begin(message, message.params.structured_outputs)
         case Submit():
-            try:
-                engine.add(
-                    message.request_id,
-                    message.prompt_ids,
-                    message.params,
-                    seed=message.seed,
-                    choice=message.choice,
-                    cache_salt=message.cache_salt,
-                    priority=message.priority,
-                    pooling=message.pooling,
-                )
-            except RequestError as error:
-                channel.send(Refused(message.request_id, str(error), error.param, error.code))
+            _add(engine, channel, message)
+        case Prepared(submit, None):
+            if preparation.end(message):
+                _add(engine, channel, submit)
+        case Prepared(submit, RequestError() as problem):
+            if preparation.end(message):
+                _refuse(channel, submit, problem)
+        case Prepared(_, BaseException() as mistake):
+            raise mistake
         case Abort():
             for request_id in message.request_ids:
+                preparation.abort(request_id)
                 engine.abort(request_id)
         case AskSnapshot():
             channel.send(take_snapshot(engine.scheduler))
         case _:
             raise ValueError(f"a {type(message).__name__} message while serving")
+
+
+def _add(engine: Engine, channel: Channel, submit: Submit) -> None:
+    try:
+        engine.add(
+            submit.request_id,
+            submit.prompt_ids,
+            submit.params,
+            seed=submit.seed,
+            choice=submit.choice,
+            cache_salt=submit.cache_salt,
+            priority=submit.priority,
+            pooling=submit.pooling,
+        )
+    except RequestError as error:
+        _refuse(channel, submit, error)
+
+
+def _refuse(channel: Channel, submit: Submit, error: RequestError) -> None:
+    channel.send(Refused(submit.request_id, str(error), error.param, error.code))
 
 
 def _one_line(error: Exception) -> str:

@@ -15,6 +15,7 @@ from runtime.config import RuntimeConfig
 from runtime.embedding import embed
 from runtime.engine import Engine
 from runtime.errors import RequestError
+from runtime.guidance import GuideMaker
 from runtime.outputs import EmbeddingOutput, RequestOutput
 from runtime.request import SamplingParams
 from runtime.seeds import seed_source
@@ -56,7 +57,7 @@ class LLM:
         path = demo.PATH if model == demo.NAME else model
         config = RuntimeConfig(model=str(path), **options)
         file = open_gguf(config.model)
-        self._tokenizer = build_tokenizer(file.metadata)
+        self._tokenizer = tokenizer = build_tokenizer(file.metadata)
         own_template = file.metadata.get("tokenizer.chat_template")
         source = chat_template or (own_template if isinstance(own_template, str) else None)
         with ExitStack() as opened:  # what is open is closed again if the start fails
@@ -67,6 +68,7 @@ class LLM:
                 sorted(self._tokenizer.stop_ids),
                 report=lambda stage, text, fraction: report(text),
                 log=self._compile_log,
+                make_guide=GuideMaker(lambda: tokenizer).make,
             )
             self._worker = opened.enter_context(closing(TemplateWorker()))
             opened.pop_all()

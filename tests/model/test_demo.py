@@ -4,20 +4,24 @@ import ast
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import gguf
+import jsonschema
 import pytest
 
 from benchmarks.accuracy import Scorer
 from benchmarks.requantize import requantize
 from models import demo
 from models.gguf_file import open_gguf
+from runtime.errors import RequestError
 from runtime.llm import LLM
 from runtime.request import SamplingParams
+from runtime.structured_outputs import StructuredOutputs
 from runtime.text.tokenizer import build_tokenizer
 from server.flags import make_parser
 from server.hub import resolve_model
@@ -137,3 +141,46 @@ def bits(path: Path) -> float:
     rows = scorer.log_probs(ids)
     scored = [-rows[i][ids[i + 1]] for i in range(len(ids) - 1)]
     return float(sum(scored) / len(scored) / math.log(2))
+
+
+def test_answers_have_the_form_that_was_asked_for(llm: LLM, expected: list[list[int]]) -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "maxLength": 12},
+            "age": {"type": "integer", "minimum": 0, "maximum": 150},
+        },
+        "required": ["name", "age"],
+        "additionalProperties": False,
+    }
+    guided = [
+        SamplingParams(max_tokens=120, seed=1, structured_outputs=StructuredOutputs(json=schema)),
+        SamplingParams(
+            max_tokens=30,
+            temperature=0,
+            ignore_eos=True,
+            structured_outputs=StructuredOutputs(choice=("yes", "no")),
+        ),
+        SamplingParams(
+            max_tokens=30, seed=3, structured_outputs=StructuredOutputs(regex="[0-9]{3}-[a-z]{4}")
+        ),
+    ]
+    params = [guided[0], GREEDY, *guided[1:], guided[0]]
+    prompts = ["x =", PROMPTS[1], "Is it? ", "No. ", "x ="]
+    outputs = [output.outputs[0] for output in llm.generate(prompts, params)]
+    assert outputs[1].token_ids == expected[1]  # a free answer beside them is what it is alone
+    for output in outputs[:1] + outputs[2:]:
+        assert output.finish_reason == "stop"
+    person = json.loads(outputs[0].text)
+    jsonschema.validate(person, schema)
+    assert outputs[4].token_ids == outputs[0].token_ids
+    assert outputs[2].text in ("yes", "no")
+    assert re.fullmatch("[0-9]{3}-[a-z]{4}", outputs[3].text)
+
+
+def test_a_form_that_cannot_be_given_starts_nothing(llm: LLM) -> None:
+    wanted = StructuredOutputs(json={"not": {"type": "string"}})
+    params = SamplingParams(structured_outputs=wanted)
+    with pytest.raises(RequestError, match="Unimplemented keys"):
+        llm.generate(["a", "b"], [GREEDY, params])
+    assert not llm._engine.has_work

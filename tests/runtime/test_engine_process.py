@@ -7,10 +7,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.make_gguf import write_gguf
+from models.gguf_file import open_gguf
 from runtime.config import RuntimeConfig
 from runtime.messages import (
     HEADER,
@@ -31,6 +33,8 @@ from runtime.messages import (
     encode,
 )
 from runtime.request import SamplingParams, TokenOutput
+from runtime.structured_outputs import StructuredOutputs
+from runtime.text.tokenizer import build_tokenizer
 
 OPTIONS = {"max_model_len": 256, "max_num_seqs": 2, "max_num_batched_tokens": 128}
 
@@ -127,6 +131,42 @@ def test_it_serves_refuses_aborts_and_ends(tiny: Path) -> None:
 
         peer.send(Shutdown())
         assert peer.process.wait(30) == 0
+
+
+def test_guided_answers_come_beside_free_ones_and_bad_forms_are_refused(tiny: Path) -> None:
+    def guided(**form: Any) -> SamplingParams:
+        wanted = StructuredOutputs(**form)
+        return SamplingParams(temperature=0, max_tokens=50, structured_outputs=wanted)
+
+    with engine(tiny) as peer:
+        assert isinstance(peer.receive(), Ready)
+        tokenizer = build_tokenizer(open_gguf(tiny).metadata)
+        free = SamplingParams(temperature=0, max_tokens=5, ignore_eos=True)
+        peer.send(
+            Submit(1, [10, 11], guided(choice=("the answer",))),
+            Submit(2, [10], guided(json={"not": {}})),
+            Submit(3, [12], free),
+            Submit(4, [10], guided(regex="a+")),
+            Abort([4]),
+        )
+        answers: dict[int, list[int]] = {1: [], 3: []}
+        reasons: dict[int, str] = {}
+        refused: list[Refused] = []
+        while len(reasons) < 2 or not refused:
+            message = peer.receive()
+            if isinstance(message, Refused):
+                refused.append(message)
+                continue
+            assert isinstance(message, Outputs)
+            for output in message.outputs:
+                assert output.token_id is not None
+                answers[output.request_id].append(output.token_id)  # none of an aborted request
+                if output.finish_reason is not None:
+                    reasons[output.request_id] = output.finish_reason
+        assert reasons == {1: "stop", 3: "length"}
+        assert tokenizer.decode(answers[1]) == "the answer"
+        ((request_id, code),) = [(message.request_id, message.code) for message in refused]
+        assert (request_id, code) == (2, "invalid_schema")
 
 
 def test_it_ends_when_its_parent_is_gone(tiny: Path) -> None:
