@@ -79,6 +79,27 @@ def test_completions_with_logprobs_and_a_gap(demo: openai.OpenAI) -> None:
     assert echo.choices[0].text.startswith("import ")
 
 
+def test_prompts_are_scored_as_answers_are(demo: openai.OpenAI) -> None:
+    asked: Any = {"model": "demo", "prompt": "import numpy as", "temperature": 0, "logprobs": 2}
+    answer = demo.completions.create(**asked, max_tokens=3).choices[0]
+    whole = asked | {"prompt": asked["prompt"] + answer.text, "echo": True, "max_tokens": 0}
+    echoed = demo.completions.create(**whole)
+    assert echoed.choices[0].text == whole["prompt"]
+    assert echoed.usage is not None and echoed.usage.completion_tokens == 0
+    given, scored = answer.logprobs, echoed.choices[0].logprobs
+    assert given is not None and scored is not None
+    assert given.tokens is not None and scored.tokens is not None
+    assert given.token_logprobs is not None and scored.token_logprobs is not None
+    assert scored.token_logprobs[0] is None
+    assert scored.tokens[-3:] == given.tokens
+    assert scored.token_logprobs[-3:] == pytest.approx(given.token_logprobs, abs=0.1)
+    body = {"prompt_logprobs": 1, "priority": 1, "request_id": "scored"}
+    chat = demo.chat.completions.create(model="demo", messages=HI, max_tokens=1, extra_body=body)
+    found: Any = chat.model_extra
+    assert chat.usage is not None and len(found["prompt_logprobs"]) == chat.usage.prompt_tokens
+    assert chat.id == "chatcmpl-scored"
+
+
 async def test_the_async_client_streams_at_once(demo_url: str) -> None:
     async with openai.AsyncOpenAI(base_url=demo_url, api_key="none") as client:
         asked: Any = {"model": "demo", "messages": HI, "max_tokens": 8, "seed": 3}
