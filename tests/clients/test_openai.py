@@ -32,6 +32,13 @@ class City(BaseModel):
     kind: Literal["town", "village"]
 
 
+class Small(BaseModel):
+    """Short, whatever a model makes of it."""
+
+    kind: Literal["town", "village"]
+    is_old: bool
+
+
 class Trip(BaseModel):
     cities: list[City]
 
@@ -98,6 +105,24 @@ def test_prompts_are_scored_as_answers_are(demo: openai.OpenAI) -> None:
     found: Any = chat.model_extra
     assert chat.usage is not None and len(found["prompt_logprobs"]) == chat.usage.prompt_tokens
     assert chat.id == "chatcmpl-scored"
+
+
+def test_answers_of_a_model_keep_to_their_forms(demo: openai.OpenAI) -> None:
+    small = demo.chat.completions.parse(model="demo", messages=HI, response_format=Small)
+    assert small.choices[0].message.parsed is not None
+    wanted = {"structured_outputs": {"regex": "[0-9]{3}"}}
+    text = demo.completions.create(model="demo", prompt="x = ", extra_body=wanted)
+    assert text.choices[0].text.isdecimal() and len(text.choices[0].text) == 3
+    assert text.choices[0].finish_reason == "stop"
+    offered = openai.pydantic_function_tool(Small, name="settle")
+    forced = demo.chat.completions.parse(
+        model="demo",
+        messages=HI,
+        tools=[offered],
+        tool_choice={"type": "function", "function": {"name": "settle"}},
+    )
+    (call,) = forced.choices[0].message.tool_calls or []
+    assert isinstance(call.function.parsed_arguments, Small)
 
 
 async def test_the_async_client_streams_at_once(demo_url: str) -> None:
