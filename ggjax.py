@@ -19,9 +19,23 @@ def _refuse_strangers() -> None:
 
 _refuse_strangers()
 
+from runtime.async_llm import AsyncLLM  # noqa: E402
+from runtime.experiments.interventions import Add, Patch, Replace, Scale  # noqa: E402
+from runtime.kv_snapshot import KVSnapshot  # noqa: E402
 from runtime.llm import LLM  # noqa: E402
 from runtime.outputs import RequestOutput  # noqa: E402
 from runtime.request import SamplingParams  # noqa: E402
 from runtime.structured_outputs import StructuredOutputs  # noqa: E402
 
-__all__ = ["LLM", "RequestOutput", "SamplingParams", "StructuredOutputs"]
+__all__ = [
+    "LLM",
+    "Add",
+    "AsyncLLM",
+    "KVSnapshot",
+    "Patch",
+    "Replace",
+    "RequestOutput",
+    "SamplingParams",
+    "Scale",
+    "StructuredOutputs",
+]

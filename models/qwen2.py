@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 from models.config import ModelConfig
 from models.kv_cache import Attention
 from models.rope import rope_tables, rotate
+from models.sites import Tap, untouched
 from models.weights import Weight
 from pallas_kernels.add_norm import add, add_norm, rms_norm
 
@@ -64,6 +65,7 @@ class SelfAttention(nnx.Module):
         rope: tuple[Array, Array],
         attention: Attention[Cache],
         cache: Cache,
+        tap: Tap,
     ) -> tuple[Float[Array, "terms T D"], Cache]:
         """What the layer's heads add to the residual stream, in terms, and the cache."""
         with jax.named_scope("qkv"):
@@ -74,7 +76,11 @@ class SelfAttention(nnx.Module):
         with jax.named_scope("rope"):
             q = rotate(qkv[:, :, :-2], *rope) * self.head_dim**-0.5
             k = rotate(qkv[:, :, -2], *rope)
-        mixed, cache = attention(layer, q.astype(x.dtype), k.astype(x.dtype), qkv[:, :, -1], cache)
+        q = tap("attn.q", layer, q.astype(x.dtype))
+        k = tap("attn.k", layer, k.astype(x.dtype))
+        v = tap("attn.v", layer, qkv[:, :, -1])
+        mixed, cache = attention(layer, q, k, v, cache)
+        mixed = tap("attn.z", layer, mixed)
         with jax.named_scope("attention_out"):
             return self.out.terms(mixed.reshape(x.shape[0], -1), narrow=True), cache
 
@@ -89,12 +95,16 @@ class MLP(nnx.Module):
         self.gate_up = gate_up  # [2, F, D]
         self.down = down  # [D, F]
 
-    def __call__(self, x: Float[Array, "T D"]) -> Float[Array, "terms T D"]:
+    def __call__(
+        self, layer: Array | int, x: Float[Array, "T D"], tap: Tap
+    ) -> Float[Array, "terms T D"]:
         """What it adds to the residual stream, in terms."""
         with jax.named_scope("mlp"):
             both = self.gate_up.product(x, narrow=True).astype(jnp.float32)
             gate, up = jnp.split(both, 2, axis=-1)
-            return self.down.terms((jax.nn.silu(gate) * up).astype(x.dtype), narrow=True)
+            gate, up = tap("mlp.gate", layer, gate), tap("mlp.up", layer, up)
+            act = tap("mlp.act", layer, (jax.nn.silu(gate) * up).astype(x.dtype))
+            return self.down.terms(act, narrow=True)
 
 
 class Layer(nnx.Module):
@@ -120,16 +130,36 @@ class Layer(nnx.Module):
         cache: Cache,
         all_reduce: AllReduce,
         add_norm: AddNorm,
+        tap: Tap,
     ) -> tuple[Float[Array, "T D"], Float[Array, "terms T D"], Cache]:
         x, normed = self.attn_norm.after(x, terms, add_norm)
-        mixed, cache = self.attn(layer, normed, rope, attention, cache)
-        x, normed = self.mlp_norm.after(x, _together(mixed, all_reduce), add_norm)
-        return x, _together(self.mlp(normed), all_reduce), cache
+        mixed, cache = self.attn(layer, normed, rope, attention, cache, tap)
+        mixed = _seen("attn.out", layer, _together(mixed, all_reduce), tap)
+        x, normed = self.mlp_norm.after(x, mixed, add_norm)
+        mixed = _together(self.mlp(layer, normed, tap), all_reduce)
+        return x, _seen("mlp.out", layer, mixed, tap), cache
 
 
 def _together(part: Array, all_reduce: AllReduce) -> Array:
     with jax.named_scope("all_reduce"):
         return all_reduce(part)
+
+
+def _seen(site: str, layer: Array | int, terms: Array, tap: Tap) -> Array:
+    """What is added to the residual stream: one sum for a tap, terms where nobody looks."""
+    if tap is untouched:
+        return terms
+    return tap(site, layer, terms.astype(jnp.float32).sum(axis=0))[None]
+
+
+def _seen_between(layer: int, tap: Tap) -> AddNorm:
+    """The addition and norm between the halves of a layer that is looked into."""
+
+    def add_and_show(x: Array, terms: Array, scale: Array, eps: float) -> tuple[Array, Array]:
+        x = tap("resid_mid", layer, add(x, terms))
+        return x, rms_norm(x, scale, eps)
+
+    return add_and_show
 
 
 class Decoder(nnx.Module):
@@ -148,10 +178,11 @@ class Decoder(nnx.Module):
         cache: Cache,
         all_reduce: AllReduce = whole,
         add_norm: AddNorm = add_norm,
+        tap: Tap = untouched,
     ) -> tuple[Float[Array, "T D"], Cache]:
         """Hidden states after the last layer, and the cache with the tokens in it."""
         with jax.named_scope("embedding"):
-            x = self.embedding[...][token_ids]
+            x = tap("embed", None, self.embedding[...][token_ids])
         terms: Array | None = None
         with jax.named_scope("rope"):
             rope = rope_tables(self.config, positions)
@@ -160,13 +191,18 @@ class Decoder(nnx.Module):
         def run(
             block: Layer, layer: Array, x: Array, terms: Array | None, cache: Cache
         ) -> tuple[Array, Array, Cache]:
-            return block(layer, x, terms, rope, attention, cache, all_reduce, add_norm)
+            return block(layer, x, terms, rope, attention, cache, all_reduce, add_norm, tap)
 
-        # under its own jit a layer is traced once, not once for each of them
         for i, block in enumerate(self.layers):
-            x, terms, cache = run(block, jnp.int32(i), x, terms, cache)
-        assert terms is not None  # every model has a layer
-        return add(x, terms), cache
+            if tap is untouched:
+                # under its own jit a layer is traced once, not once for each of them
+                x, terms, cache = run(block, jnp.int32(i), x, terms, cache)
+            else:  # which keeps the values of each layer apart, and sees every sum
+                x = tap("resid_pre", i, x)
+                between = _seen_between(i, tap)
+                x, new, cache = block(i, x, None, rope, attention, cache, all_reduce, between, tap)
+                x = tap("resid_post", i, add(x, new))
+        return x if terms is None else add(x, terms), cache
 
 
 class Head(nnx.Module):
@@ -176,10 +212,10 @@ class Head(nnx.Module):
         self.norm = norm
         self.weight = weight  # [V, D]
 
-    def __call__(self, hidden: Float[Array, "S D"]) -> Float[Array, "S V"]:
+    def __call__(self, hidden: Float[Array, "S D"], tap: Tap = untouched) -> Float[Array, "S V"]:
         """Scores of the next token, float32; on a sharded model, of this device's part of V."""
         with jax.named_scope("lm_head"):
-            return self.weight.product(self.norm(hidden))
+            return self.weight.product(tap("final_norm", None, self.norm(hidden)))
 
 
 class Qwen2(nnx.Module):

@@ -68,11 +68,14 @@ class Buckets:
         num_slots: requests at once.
         max_tokens: tokens of one step.
         min_rows: a single row is slow on CPUs and fast on GPUs.
+        one_shape: the largest of each kind alone, and one way to sample: sums are then made in the
+            same order for every request of every step.
     """
 
     num_slots: int
     max_tokens: int
     min_rows: int
+    one_shape: bool = False
 
     def __post_init__(self) -> None:
         if self.max_tokens % BLOCK_Q:
@@ -92,7 +95,8 @@ class Buckets:
     @cached_property
     def rows(self) -> list[int]:
         """Numbers of rows: of a step without blocks, and of what is sampled."""
-        return _growing(self.min_rows, self.num_slots, 2)
+        first = self.num_slots if self.one_shape else self.min_rows
+        return _growing(first, self.num_slots, 2)
 
     @property
     def max_rows(self) -> int:
@@ -102,7 +106,8 @@ class Buckets:
     @cached_property
     def blocks(self) -> list[int]:
         """Numbers of query blocks."""
-        return _growing(1, self.max_tokens // BLOCK_Q, 2)
+        most = self.max_tokens // BLOCK_Q
+        return _growing(most if self.one_shape else 1, most, 2)
 
     @property
     def all(self) -> list[Bucket]:
@@ -114,9 +119,8 @@ class Buckets:
     @property
     def samples(self) -> list[SampleBucket]:
         """Every sample program."""
-        return [
-            SampleBucket(rows, mode) for mode in SampleMode for rows in self._sampled_rows(mode)
-        ]
+        modes = [SampleMode.FULL] if self.one_shape else SampleMode
+        return [SampleBucket(rows, mode) for mode in modes for rows in self._sampled_rows(mode)]
 
     def for_step(self, num_rows: int, num_chunk_blocks: int) -> Bucket:
         """The smallest shape that holds a step."""
@@ -127,9 +131,13 @@ class Buckets:
 
     def for_samples(self, num_samples: int, mode: SampleMode) -> SampleBucket:
         """The smallest shape that holds so many samples."""
+        if self.one_shape:
+            mode = SampleMode.FULL
         return SampleBucket(_at_least(self._sampled_rows(mode), num_samples), mode)
 
     def _sampled_rows(self, mode: SampleMode) -> list[int]:
+        if self.one_shape:
+            return [self.max_rows]
         if mode is SampleMode.GREEDY:
             return self.rows
         # five modes of eight sizes would be too many programs, and a few rows more cost little

@@ -56,13 +56,12 @@ class Collector:
         return piece.text
 
     def output(self) -> CompletionOutput:
-        """The whole answer, which has ended."""
-        assert self._answer.finish_reason is not None
+        """The answer so far."""
         chosen = [scored.output.logprob or 0.0 for scored in self._scored]
         return CompletionOutput(
             index=self._answer.index,
             text="".join(self._pieces),
-            token_ids=self._token_ids,
+            token_ids=list(self._token_ids),
             finish_reason=self._answer.finish_reason,
             stop_reason=self._stop_reason,
             cumulative_logprob=sum(chosen) if self._with_logprobs else None,

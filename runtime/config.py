@@ -22,6 +22,7 @@ class RuntimeConfig:
         dtype: form of the weights; "int8" is for CPUs (8-bit products, scales per row).
         tensor_parallel_size: devices to shard over; None takes all that divide the model.
         block_size: tokens of a page.
+        batch_invariant: a request is answered with the same bits whatever else runs.
         seed: what the seeds of requests that bring none follow from; None: from nothing.
         compilation_cache_dir: where compiled programs are kept between starts.
 
@@ -40,6 +41,7 @@ class RuntimeConfig:
     block_size: int = PAGE_SIZE
     seed: int | None = None
     enable_prefix_caching: bool = True
+    batch_invariant: bool = False
     compilation_cache_dir: str | None = None
 
     def __post_init__(self) -> None:

@@ -12,7 +12,12 @@ from jaxtyping import Array
 from runtime.buckets import Buckets
 from runtime.engine_request import Pooling, Request
 from runtime.errors import RequestError, UnsupportedParameter
+from runtime.experiments.instrumented import Seen
+from runtime.experiments.interventions import Shapes
+from runtime.experiments.probe import Probe
+from runtime.experiments.pure_model import PureModel
 from runtime.guide import Guide, MakeGuide
+from runtime.kv_snapshot import KVSnapshot
 from runtime.masks import fill_masks
 from runtime.messages import EngineInfo, Stats
 from runtime.model_runner import PendingStep, StepResult
@@ -27,10 +32,10 @@ from runtime.structured_outputs import StructuredOutputs
 class Runner(Protocol):
     """What the engine needs of a model: `runtime.model_runner.ModelRunner`, or a stand-in."""
 
-    def forward(self, step: StepInput) -> Array: ...
+    def forward(self, step: StepInput) -> Array | Seen: ...
 
     def sample(
-        self, step: StepInput, hidden: Array, masks: np.ndarray | None = None
+        self, step: StepInput, hidden: Array | Seen, masks: np.ndarray | None = None
     ) -> PendingStep: ...
 
     def read(self, plan: StepPlan, step: PendingStep) -> StepResult: ...
@@ -53,7 +58,7 @@ class _Forwarded:
 
     plan: StepPlan
     step: StepInput
-    hidden: Array
+    hidden: Array | Seen
 
 
 @dataclass(frozen=True)
@@ -82,13 +87,21 @@ class Engine:
         info: EngineInfo,
         stop_ids: Sequence[int],
         make_guide: MakeGuide | None = None,
+        sites: Shapes,
+        pure_model: PureModel,
     ):
         """The engine, without requests.
 
         Args:
             stop_ids: tokens of the model that end an answer.
             make_guide: for requests with structured outputs; None refuses them.
+            sites: what a probe can name.
+            pure_model: the weights as a function.
         """
+        self.sites = sites
+        self.pure_model = pure_model
+        # requests wait and nothing runs: pages that they need are held elsewhere
+        self.is_stuck = False
         self.scheduler = scheduler
         self.info = info
         self.runner = runner
@@ -120,6 +133,9 @@ class Engine:
         cache_salt: str = "",
         priority: int = 0,
         pooling: str | None = None,
+        probe: Probe | None = None,
+        origin: KVSnapshot | None = None,
+        kept: list[KVSnapshot] | None = None,
     ) -> None:
         """Queues a request; its tokens come from `step` under its id.
 
@@ -127,6 +143,9 @@ class Engine:
             priority: lower is served earlier, and is the last to give its pages up.
             pooling: "last" or "mean": ends with one output that has the final hidden state of the
                 prompt's last token, or their mean; `params` do not matter then.
+            probe: what an experiment reads and changes in it.
+            origin: a context that begins the prompt, to continue from.
+            kept: receives the request's own context when it ends.
 
         Raises:
             RequestError: it can never be answered; the message has the numbers.
@@ -155,6 +174,9 @@ class Engine:
             priority=priority,
             pooling=_checked_pooling(pooling),
             guide=self._guide(params.structured_outputs),
+            probe=probe,
+            origin=origin,
+            kept=kept,
         )
         if len(request.stop_ids) > MAX_BANNED:
             raise RequestError(
@@ -185,6 +207,7 @@ class Engine:
             plan = self.scheduler.schedule()
             self.begun = []
             forwarded = self._forward(plan) if plan is not None else None
+            self.is_stuck = not (forwarded or self._started) and bool(self.scheduler.waiting)
             if plan is not None and plan.is_guided:
                 outputs = self._ended + self._read(self._started)
                 self._started = self._sample(forwarded)
@@ -231,7 +254,7 @@ class Engine:
         return self._make_guide(wanted)
 
     def _forward(self, plan: StepPlan) -> _Forwarded:
-        step = make_step_input(plan, self.buckets, self.shape)
+        step = make_step_input(plan, self.buckets, self.shape, self.sites)
         hidden = self.runner.forward(step)
         self.begun = [
             item.request.request_id for item in plan.admitted if not item.request.num_preemptions

@@ -7,7 +7,9 @@ from typing import Literal
 import numpy as np
 
 from runtime.buckets import SampleMode
+from runtime.experiments.probe import Probe
 from runtime.guide import Guide
+from runtime.kv_snapshot import KVSnapshot
 from runtime.request import PromptLogprob, SamplingParams
 from runtime.sampling import NUM_CANDIDATES
 
@@ -27,6 +29,9 @@ class Request:
         num_reported: positions of the prompt whose scores or hidden states have been asked for.
         prompt_scores: those that were read, from the second token of the prompt on.
         pooled: sum of the hidden states that were read, float64 [D].
+        probe: what an experiment reads and changes in it.
+        origin: a context to continue from.
+        kept: where it is a list, it receives the request's own context at the end.
         arrival: its number in the scheduler's order of arrival.
     """
 
@@ -41,6 +46,9 @@ class Request:
     priority: int = 0
     pooling: Pooling | None = None
     guide: Guide | None = None
+    probe: Probe | None = None
+    origin: KVSnapshot | None = None
+    kept: list[KVSnapshot] | None = None
     output_ids: list[int] = field(default_factory=list)
     pages: list[int] = field(default_factory=list)
     page_hashes: list[bytes] = field(default_factory=list)

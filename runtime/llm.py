@@ -1,44 +1,61 @@
 """The Python face: a model in this process, the same engine and programs as the server's."""
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
+from functools import cached_property
+from types import TracebackType
 from typing import Any, Self, cast
-
-from rich.progress import Progress
 
 from models import demo
 from models.gguf_file import open_gguf
-from runtime.collect import Collector
 from runtime.compile_log import CompileLog
 from runtime.config import RuntimeConfig
 from runtime.embedding import embed
 from runtime.engine import Engine
 from runtime.errors import RequestError
+from runtime.experiments.interventions import INTERVENTIONS, Intervention
+from runtime.experiments.pure_model import Params as Weights
+from runtime.experiments.pure_model import PureModel
+from runtime.experiments.score_functions import Processor, Sampler, make_processor, make_sampler
+from runtime.experiments.scoring import Score, Scorer
 from runtime.guidance import GuideMaker
+from runtime.kv_snapshot import KVSnapshot
+from runtime.llm_answers import Answers
+from runtime.llm_prompts import (
+    Interventions,
+    Job,
+    Messages,
+    Names,
+    Params,
+    Prompt,
+    is_chat,
+    listed_chats,
+    listed_prompts,
+    lists_each,
+    one_each,
+)
 from runtime.outputs import EmbeddingOutput, RequestOutput
 from runtime.request import SamplingParams
-from runtime.seeds import seed_source
 from runtime.start import start_engine
-from runtime.text.answer import Answer
 from runtime.text.chat_template import ChatTemplate
 from runtime.text.template_process import TemplateWorker
 from runtime.text.tokenizer import build_tokenizer
-
-type Prompt = str | list[int]
-type Messages = list[dict[str, Any]]
 
 
 class LLM:
     """A model file, loaded and compiled; use it as a context manager or call `close`.
 
-    Calls are synchronous and not for several threads at once. Without a seed in its parameters,
-    each request draws one.
+    Calls are synchronous and not for several threads at once (`AsyncLLM` is). Without a seed in its
+    parameters, each request draws one.
 
     Args:
         model: path of the GGUF file, or "demo" for the model that ships with ggjax.
         chat_template: Jinja text to use instead of the file's.
         report: called with each line of progress while loading.
+        logits_processors: by name, traced functions (scores [V], state) -> (scores, state); see
+            `runtime.experiments.score_functions`.
+        samplers: by name, traced functions (scores [V], key, params) -> token id.
         options: the fields of `runtime.config.RuntimeConfig`, the flags of `ggjax serve`.
 
     Raises:
@@ -52,6 +69,8 @@ class LLM:
         *,
         chat_template: str | None = None,
         report: Callable[[str], None] = lambda _: None,
+        logits_processors: Mapping[str, Processor] | None = None,
+        samplers: Mapping[str, Sampler] | None = None,
         **options: Any,
     ):
         path = demo.PATH if model == demo.NAME else model
@@ -62,7 +81,7 @@ class LLM:
         source = chat_template or (own_template if isinstance(own_template, str) else None)
         with ExitStack() as opened:  # what is open is closed again if the start fails
             self._compile_log = opened.enter_context(closing(CompileLog()))
-            self._engine: Engine = start_engine(
+            self.engine: Engine = start_engine(
                 config,
                 file,
                 sorted(self._tokenizer.stop_ids),
@@ -73,25 +92,55 @@ class LLM:
             self._worker = opened.enter_context(closing(TemplateWorker()))
             opened.pop_all()
         self._template = ChatTemplate(source, self._tokenizer, self._worker)
-        self._ids = itertools.count()
-        self._next_seed = seed_source(config.seed)
+        self.answers = Answers(
+            self.engine,
+            self._tokenizer,
+            seed=config.seed,
+            processors={name: make_processor(f) for name, f in (logits_processors or {}).items()},
+            samplers={name: make_sampler(f) for name, f in (samplers or {}).items()},
+        )
+
+    @cached_property
+    def _scorer(self) -> Scorer:
+        return Scorer(self.model, max_length=self.info.max_model_len)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self.close()
 
     def close(self) -> None:
         """Frees the device's memory and ends the template process."""
         self._worker.close()
         self._compile_log.close()
-        del self._engine
+        self.__dict__.pop("_scorer", None)
+        del self.engine, self.answers
 
     @property
     def info(self) -> Any:
         """What was loaded: `runtime.messages.EngineInfo`."""
-        return self._engine.info
+        return self.engine.info
+
+    @property
+    def model(self) -> PureModel:
+        """The served weights as a function: `model.forward(llm.params, tokens)`."""
+        return self.engine.pure_model
+
+    @property
+    def params(self) -> Weights:
+        """The served weights by name, on the device, as `model.forward` takes them."""
+        return self.engine.pure_model.params
+
+    @property
+    def sites(self) -> dict[str, tuple[int, ...]]:
+        """What can be captured and changed: the shape of one token's value at each site."""
+        return dict(self.engine.sites)
 
     def tokenize(self, text: str, *, parse_special: bool = True) -> list[int]:
         """The ids of a text; `parse_special` reads control tokens in it."""
@@ -106,39 +155,62 @@ class LLM:
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt],
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        sampling_params: Params = None,
         *,
-        use_tqdm: bool = False,
+        use_tqdm: bool = True,
+        capture: Sequence[str] = (),
+        interventions: Interventions = (),
+        keep_kv: bool = False,
+        logits_processors: Names = (),
+        sampler: str | None = None,
     ) -> list[RequestOutput]:
         """Answers to prompts, in their order.
 
         Args:
-            prompts: a text, token ids, or a list of these.
+            prompts: a text, token ids, vLLM's dictionary of one of them, a snapshot to continue,
+                or a list of these.
             sampling_params: one for all or one each.
-            use_tqdm: show a progress bar (vLLM's name for it).
+            use_tqdm: show a progress bar where there is a terminal (vLLM's name for it).
+            capture: sites whose values to return, as `layers.*.resid_post`.
+            interventions: changes to values inside the model, for all or a list for each prompt.
+            keep_kv: keep each answer's context, as its `snapshot`.
+            logits_processors: names of registered ones, for all or a list for each prompt; they
+                run before penalties and biases, and reported log-probabilities are theirs.
+            sampler: name of a registered one, in place of our own.
 
         Raises:
             RequestError: a prompt or a parameter cannot be served; then nothing was started.
         """
-        listed = _listed_prompts(prompts)
-        texts = [p if isinstance(p, str) else None for p in listed]
-        ids = [self.tokenize(p) if isinstance(p, str) else list(p) for p in listed]
-        return self._run(texts, ids, sampling_params, use_tqdm, starts_text=False)
+        listed = listed_prompts(prompts)
+        params = one_each(sampling_params, len(listed))
+        changes = lists_each(interventions, INTERVENTIONS, len(listed), param="interventions")
+        names: list[tuple[str, ...]] = lists_each(
+            logits_processors, (str,), len(listed), param="logits_processors"
+        )
+        jobs = [
+            replace(
+                self.job(prompt, own, items),
+                keeps=keep_kv,
+                logits_processors=processors,
+                sampler=sampler,
+            )
+            for prompt, own, items, processors in zip(listed, params, changes, names, strict=True)
+        ]
+        return self.answers.run(jobs, capture=capture, show_progress=use_tqdm)
 
     def chat(
         self,
         messages: Messages | Sequence[Messages],
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        sampling_params: Params = None,
         *,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         tools: Sequence[dict[str, Any]] | None = None,
-        use_tqdm: bool = False,
+        use_tqdm: bool = True,
+        capture: Sequence[str] = (),
+        interventions: Interventions = (),
     ) -> list[RequestOutput]:
-        """Answers to conversations in OpenAI's form: one, or a list of them."""
-        # one conversation is a list of messages, several are a list of lists
-        one = bool(messages) and isinstance(messages[0], dict)
-        chats = cast(list[Messages], [messages] if one else messages)
+        """Answers to conversations in OpenAI's form, one or a list of them; see `generate`."""
         rendered = [
             self._template.render_chat(
                 chat,
@@ -146,11 +218,15 @@ class LLM:
                 continue_final_message=continue_final_message,
                 tools=tools,
             )
-            for chat in chats
+            for chat in listed_chats(messages)
         ]
-        texts = [chat.text for chat in rendered]
-        ids = [chat.ids for chat in rendered]
-        return self._run(texts, ids, sampling_params, use_tqdm, starts_text=True)
+        params = one_each(sampling_params, len(rendered))
+        changes = lists_each(interventions, INTERVENTIONS, len(rendered), param="interventions")
+        jobs = [
+            Job(chat.text, chat.ids, own, starts_text=True, interventions=items)
+            for chat, own, items in zip(rendered, params, changes, strict=True)
+        ]
+        return self.answers.run(jobs, capture=capture, show_progress=use_tqdm)
 
     def embed(
         self,
@@ -169,19 +245,18 @@ class LLM:
         Raises:
             RequestError: a prompt cannot be served.
         """
-        listed = _listed_prompts(prompts)
-        ids = [self.tokenize(p) if isinstance(p, str) else list(p) for p in listed]
-        by_id = {next(self._ids): own for own in ids}
-        found = embed(self._engine, by_id, pooling=pooling, normalize=normalize)
+        jobs = {self.answers.next_id(): self.job(prompt) for prompt in listed_prompts(prompts)}
+        ids = {request_id: job.ids for request_id, job in jobs.items()}
+        found = embed(self.engine, ids, pooling=pooling, normalize=normalize)
         return [
             EmbeddingOutput(
                 request_id=str(request_id),
-                prompt=prompt if isinstance(prompt, str) else None,
-                prompt_token_ids=by_id[request_id],
-                embedding=vector.tolist(),
-                num_cached_tokens=output.num_cached_tokens,
+                prompt=job.text,
+                prompt_token_ids=job.ids,
+                embedding=found[request_id][0].tolist(),
+                num_cached_tokens=found[request_id][1].num_cached_tokens,
             )
-            for prompt, (request_id, (vector, output)) in zip(listed, found.items(), strict=True)
+            for request_id, job in jobs.items()
         ]
 
     def stream(
@@ -192,113 +267,73 @@ class LLM:
         Args:
             prompt: a text, token ids, or the messages of a chat.
         """
-        params = sampling_params or SamplingParams()
-        if params.n != 1:
-            raise RequestError(f"stream gives one answer, got n={params.n}", param="n")
-        is_chat = not isinstance(prompt, str) and bool(prompt) and isinstance(prompt[0], dict)
-        if isinstance(prompt, str):
-            ids = self.tokenize(prompt)
-        elif is_chat:
-            ids = self._template.render_chat(cast(Any, prompt)).ids
-        else:
-            ids = cast(list[int], prompt)
-        (request_id,) = self._submit(ids, params)
-        answer = self._collector(0, params, starts_text=is_chat)
-        try:
-            while not answer.finished:
-                for output in self._engine.step():
-                    if output.request_id == request_id and (piece := answer.push(output)):
-                        yield piece
-        finally:
-            self._drop([request_id])
+        return self.answers.stream(self.job(prompt, sampling_params))
 
-    def _run(
+    def job(
         self,
-        texts: Sequence[str | None],
-        prompts: list[list[int]],
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None,
-        use_tqdm: bool,
-        *,
-        starts_text: bool,
-    ) -> list[RequestOutput]:
-        params = _one_each(sampling_params or SamplingParams(), len(prompts))
-        groups: list[list[int]] = []
-        answers: dict[int, Collector] = {}
-        try:
-            for ids, own in zip(prompts, params, strict=True):
-                groups.append(self._submit(ids, own))
-                for choice, request_id in enumerate(groups[-1]):
-                    answers[request_id] = self._collector(choice, own, starts_text=starts_text)
-            with Progress(disable=not use_tqdm, transient=True) as bar:
-                task = bar.add_task("requests", total=len(answers))
-                self._until_finished(answers, lambda: bar.advance(task))
-        finally:
-            self._drop([request_id for group in groups for request_id in group])
-        return [
-            RequestOutput(
-                request_id=str(group[0]),
-                prompt=text,
-                prompt_token_ids=ids,
-                outputs=[answers[request_id].output() for request_id in group],
-                num_cached_tokens=answers[group[0]].num_cached_tokens,
-                prompt_logprobs=answers[group[0]].prompt_logprobs,
-            )
-            for group, text, ids in zip(groups, texts, prompts, strict=True)
+        prompt: Prompt | Messages,
+        sampling_params: SamplingParams | None = None,
+        interventions: tuple[Intervention, ...] = (),
+    ) -> Job:
+        """One prompt or chat as the engine takes it."""
+        params = sampling_params or SamplingParams()
+        if is_chat(prompt):
+            chat = self._template.render_chat(cast(Messages, prompt))
+            return Job(chat.text, chat.ids, params, starts_text=True, interventions=interventions)
+        (plain,) = listed_prompts(cast(Prompt, prompt))
+        job = Job(None, [], params, interventions=interventions)
+        if isinstance(plain, KVSnapshot):
+            return replace(job, ids=list(plain.token_ids), origin=plain.copy())
+        if isinstance(plain, str):
+            return replace(job, text=plain, ids=self.tokenize(plain))
+        return replace(job, ids=plain)
+
+    def score(
+        self, prompt: str | list[int], continuations: Sequence[str | list[int]]
+    ) -> list[Score]:
+        """How likely each continuation of the prompt is: per token, and as a whole.
+
+        Raises:
+            RequestError: the prompt or a continuation is empty, or both together are longer than
+                the model's limit.
+        """
+        prompt_ids = self.tokenize(prompt) if isinstance(prompt, str) else prompt
+        listed = [
+            self._tokenizer.encode(item, parse_special=True) if isinstance(item, str) else item
+            for item in continuations
         ]
+        return [self._scorer.score(prompt_ids, ids) for ids in listed]
 
-    def _until_finished(self, answers: dict[int, Collector], advance: Callable[[], None]) -> None:
-        left = len(answers)
-        while left:
-            for output in self._engine.step():
-                answer = answers.get(output.request_id)
-                if answer is None or answer.finished:
-                    continue  # an abort, or what was in flight when a stop string was found
-                answer.push(output)
-                if answer.finished:
-                    left -= 1
-                    advance()
-                    self._engine.abort(output.request_id)
+    def snapshot(self, request: Prompt | RequestOutput) -> KVSnapshot:
+        """The keys and values of a context, to continue from as often as wanted.
 
-    def _submit(self, ids: list[int], params: SamplingParams) -> list[int]:
-        """Queues the answers to one prompt; their ids."""
-        seed = self._next_seed() if params.seed is None else params.seed
-        submitted: list[int] = []
-        for choice in range(params.n):
-            request_id = next(self._ids)
-            self._engine.add(request_id, ids, params, seed=seed, choice=choice)
-            submitted.append(request_id)
-        return submitted
+        Args:
+            request: a prompt, which is computed; or a result of `generate(…, keep_kv=True)`, for
+                the context of its first answer.
 
-    def _drop(self, request_ids: list[int]) -> None:
-        """Ends what still runs, and takes it out of the engine."""
-        for request_id in request_ids:
-            self._engine.abort(request_id)
-        while self._engine.has_work:
-            self._engine.step()
-
-    def _collector(self, choice: int, params: SamplingParams, *, starts_text: bool) -> Collector:
-        return Collector(
-            Answer(choice, self._tokenizer, params, start=starts_text),
-            with_logprobs=params.logprobs is not None,
-            token_text=self._tokenizer.token_text,
+        Raises:
+            RequestError: the prompt cannot be served, or the result has kept nothing.
+        """
+        if isinstance(request, RequestOutput):
+            kept = request.outputs[0].snapshot
+            if kept is None:
+                raise RequestError(
+                    f"request {request.request_id} has kept nothing: generate with keep_kv=True",
+                    param="request",
+                )
+            return kept.copy()
+        (output,) = self.generate(
+            request, SamplingParams(temperature=0, max_tokens=1), use_tqdm=False, keep_kv=True
         )
+        kept = output.outputs[0].snapshot
+        assert kept is not None
+        return kept.copy(upto=len(output.prompt_token_ids))
 
+    def fork(self, snapshot: KVSnapshot, n: int) -> list[KVSnapshot]:
+        """`n` snapshots of the same pages: references, nothing is copied."""
+        return [snapshot.copy() for _ in range(n)]
 
-def _listed_prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    if isinstance(prompts, str):
-        return [prompts]
-    if prompts and isinstance(prompts[0], int):
-        return [cast(list[int], prompts)]
-    return cast(list[Prompt], list(prompts))
-
-
-def _one_each(
-    params: SamplingParams | Sequence[SamplingParams], count: int
-) -> list[SamplingParams]:
-    if isinstance(params, SamplingParams):
-        return [params] * count
-    if len(params) != count:
-        raise RequestError(
-            f"{len(params)} sampling parameters for {count} prompts", param="sampling_params"
-        )
-    return list(params)
+    def restore(self, snapshot: KVSnapshot, more: str | Sequence[int] = ()) -> KVSnapshot:
+        """The context with a text or tokens behind it: a prompt that computes only these."""
+        ids = self._tokenizer.encode(more, parse_special=True) if isinstance(more, str) else more
+        return snapshot.copy(more=ids)

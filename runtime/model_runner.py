@@ -1,7 +1,7 @@
 """Runs step inputs on the device and reads what they chose."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
@@ -18,6 +18,10 @@ from models.operations import Operations
 from models.qwen2 import Qwen2
 from runtime.buckets import Buckets, SampleBucket, SampleMode
 from runtime.compile_log import CompileLog
+from runtime.experiments.instrumented import InstrumentedPrograms, Seen
+from runtime.experiments.probe import ProbedStep
+from runtime.experiments.pure_model import PureModel
+from runtime.page_copies import copy_pages
 from runtime.programs import compile_programs, take_apart
 from runtime.request import MAX_LOGPROBS
 from runtime.slots import SlotState, empty_slots
@@ -32,10 +36,13 @@ class PendingStep:
     Attributes:
         result: what the sample program gave.
         states: normed hidden states, of all rows of the step.
+        probed, captured: whose values experiments have read, and the values.
     """
 
     result: Array | None
     states: Array | None
+    probed: ProbedStep | None = None
+    captured: dict[str, Array] = field(default_factory=dict)
 
 
 class StepResult(NamedTuple):
@@ -65,6 +72,16 @@ class ModelRunner:
         log: CompileLog,
     ):
         self.decoder, self.head = take_apart(model.decoder), take_apart(model.head)
+        self.instrumented = InstrumentedPrograms(
+            self.decoder,
+            self.head,
+            config=model.config,
+            mesh=mesh,
+            shape=shape,
+            page_size=BLOCK_Q,
+            operations=operations,
+        )
+        self.pure_model = PureModel(model.config, self.decoder, self.head)
         self._cache = empty_cache(model.config, mesh, num_pages=num_pages, dtype=kv_dtype)
         self._state = _empty_state(mesh, shape)
         self._open_masks = _open_masks(mesh, buckets, shape)
@@ -83,17 +100,24 @@ class ModelRunner:
             log=log,
         )
 
-    def forward(self, step: StepInput) -> Array:
+    def forward(self, step: StepInput) -> Array | Seen:
         """Starts a step behind those that run; the hidden states that it will give, [R, D]."""
+        if step.page_copies:
+            self._cache = copy_pages(self._cache, step.page_copies)
         for vector in step.extras:
             self._state = self.programs.set_extras(self._state, vector)
+        if step.probed is not None:
+            self._cache, self._state, seen = self.instrumented.forward(
+                step.bucket, step.probed, self._cache, self._state, step.forward
+            )
+            return seen.processed(step.probed, self._state.last_token)
         self._cache, self._state, hidden = self.programs.forward[step.bucket](
             self.decoder.leaves, self._cache, self._state, step.forward
         )
         return hidden
 
     def sample(
-        self, step: StepInput, hidden: Array, masks: np.ndarray | None = None
+        self, step: StepInput, hidden: Array | Seen, masks: np.ndarray | None = None
     ) -> PendingStep:
         """Starts the rest of a step; returns before it ends.
 
@@ -102,21 +126,31 @@ class ModelRunner:
             masks: int32 [rows of the sampler, ceil(V / 32)], tokens that may be chosen; None: all.
         """
         result = states = None
+        seen = hidden if isinstance(hidden, Seen) else None
         if step.sampler is not None:
             arguments: list[Array | np.ndarray] = [step.sample]
             if step.sampler.mode is SampleMode.FULL:
                 arguments.append(self._open_masks[step.sampler] if masks is None else masks)
-            self._state, result = self.programs.sample[step.sampler](
-                self.head.leaves, self._state, hidden, *arguments
-            )
+            if seen is not None:
+                self._state, result = self.instrumented.sample(
+                    step.sampler, self._state, seen.scores, *arguments
+                )
+            else:
+                self._state, result = self.programs.sample[step.sampler](
+                    self.head.leaves, self._state, hidden, *arguments
+                )
             result.copy_to_host_async()
         if step.pools:
-            states = self.programs.embed(self.head.leaves, hidden)
+            rows = hidden if seen is None else seen.hidden
+            states = self.programs.embed(self.head.leaves, rows)
             states.copy_to_host_async()
-        return PendingStep(result, states)
+        captured = {} if seen is None else seen.captured
+        return PendingStep(result, states, step.probed, captured)
 
     def read(self, plan: StepPlan, step: PendingStep) -> StepResult:
         """Waits for a step."""
+        if step.probed is not None:
+            step.probed.keep({name: np.asarray(x) for name, x in step.captured.items()})
         num_scored = sum(len(item.reported) for item in plan.scored)
         tokens: list[SampledToken] = []
         if step.result is not None:

@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from runtime.kv_snapshot import KVSnapshot
+
 
 @dataclass(frozen=True)
 class Logprob:
@@ -21,18 +25,23 @@ class CompletionOutput:
         logprobs: for each token, the chosen one and the best alternatives by id; None unless
             asked.
         cumulative_logprob: the sum over the chosen tokens; None unless asked.
-        finish_reason: "stop", "length", "abort" or "error".
+        finish_reason: "stop", "length", "abort" or "error"; None while it goes on.
         stop_reason: the stop string or the stop token id that ended it; None for the model's end.
+        captured: site -> its values [tokens, …], of the prompt and of the answer without its last
+            token, which is never computed; None unless asked. NaN where a snapshot was continued.
+        snapshot: the context of prompt and answer, kept in the KV pool; None unless asked.
     """
 
     index: int
     text: str
     token_ids: list[int]
-    finish_reason: str
+    finish_reason: str | None
     stop_reason: str | int | None = None
     cumulative_logprob: float | None = None
     logprobs: list[dict[int, Logprob]] | None = None
     error: str | None = None
+    captured: dict[str, np.ndarray] | None = None
+    snapshot: KVSnapshot | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,11 @@ class RequestOutput:
     num_cached_tokens: int = 0
     finished: bool = True
     prompt_logprobs: list[dict[int, Logprob] | None] | None = None
+
+    @property
+    def captured(self) -> dict[str, np.ndarray] | None:
+        """What was captured of the first answer."""
+        return self.outputs[0].captured
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,20 @@
 from runtime.engine_request import Request
 from runtime.page_hash import extend_hashes
 from runtime.page_pool import PagePool
-from runtime.step_plan import PageUpdate
+from runtime.step_plan import PageCopy, PageUpdate
 
 
 class RequestPages:
     """Between the pool, which knows pages, and the scheduler, which knows requests."""
 
-    def __init__(self, pool: PagePool, *, page_size: int, prefix_caching: bool):
+    def __init__(self, pool: PagePool, *, page_size: int, prefix_caching: bool, prompts_only: bool):
+        """`prompts_only`: pages with tokens of an answer are not for others."""
         self.pool = pool
         self.page_size = page_size
         self.prefix_queries = 0
         self.prefix_hits = 0
         self._prefix_caching = prefix_caching
+        self._prompts_only = prompts_only
 
     def num_needed(self, num_tokens: int) -> int:
         """Pages that so many tokens fill."""
@@ -34,28 +36,42 @@ class RequestPages:
             request.pages.append(updates[-1][2])
         return updates
 
-    def find_shared(self, request: Request) -> list[int]:
-        """Pages of the prefix cache that hold the request's first tokens; never all of them."""
+    def find_shared(self, request: Request) -> tuple[list[int], int]:
+        """Full pages that hold the request's first tokens, and how many tokens; never all of them.
+
+        Those of the prefix cache; or those it continues from, and then part of a page more.
+        """
+        if request.origin is not None:
+            num_computed = min(request.origin.num_computed, request.num_tokens - 1)
+            return list(request.origin.pages[: num_computed // self.page_size]), num_computed
         # what is computed by others gives this request no scores and no hidden states
         if not self._prefix_caching or request.last_reported:
-            return []
+            return [], 0
         self._extend_hashes(request, request.num_tokens - 1)
         usable = (request.num_tokens - 1) // self.page_size
-        return self.pool.find(request.page_hashes[:usable])
+        shared = self.pool.find(request.page_hashes[:usable])
+        return shared, len(shared) * self.page_size
 
-    def share(self, request: Request, shared: list[int]) -> list[PageUpdate]:
-        """Starts a request that has a slot with pages that `find_shared` returned."""
+    def share(
+        self, request: Request, shared: list[int], num_computed: int
+    ) -> tuple[list[PageUpdate], list[PageCopy]]:
+        """Starts a request that has a slot with what `find_shared` returned."""
         assert request.slot is not None
         for page in shared:
             self.pool.share(page)
         request.pages = shared
         request.num_registered = len(shared)
-        request.num_computed = len(shared) * self.page_size
+        request.num_computed = num_computed
+        copies = []
+        if num_computed % self.page_size:
+            assert request.origin is not None
+            request.pages = [*shared, self.pool.allocate()]
+            copies = [(request.origin.pages[len(shared)], request.pages[-1])]
         if self._prefix_caching and request.num_preemptions == 0:
             request.num_cached_tokens = request.num_computed
             self.prefix_queries += request.num_tokens
             self.prefix_hits += request.num_computed
-        return [(request.slot, index, page) for index, page in enumerate(shared)]
+        return [(request.slot, i, page) for i, page in enumerate(request.pages)], copies
 
     def release(self, request: Request) -> None:
         """Gives all pages of a request back."""
@@ -68,6 +84,8 @@ class RequestPages:
         if request.num_computed // self.page_size <= request.num_registered:
             return  # as for nearly every request in every step
         upto = min(request.num_computed, request.num_known)
+        if self._prompts_only:
+            upto = min(upto, len(request.prompt_ids))
         done = upto // self.page_size
         if done == request.num_registered or not self._prefix_caching or request.slot is None:
             return

@@ -8,6 +8,7 @@ import numpy as np
 
 from runtime.engine_request import Request
 from runtime.errors import RequestError
+from runtime.kv_snapshot import KVSnapshot
 from runtime.page_pool import PagePool
 from runtime.request import TokenOutput
 from runtime.request_pages import RequestPages
@@ -20,12 +21,29 @@ class Scheduler:
     Both are in order of priority (lower first), then of arrival. A step holds every running request
     that misses one token, then as much of the others' missing tokens as fits. When pages run out,
     the last gives all of its up and waits at its place in the queue, to be computed again.
+
+    With `batch_invariant` each token is computed in one way alone: a prompt's in query blocks, an
+    answer's as rows, never both in a step. A request is admitted when its whole length fits, so
+    that none is computed again, and only pages of prompts are shared.
     """
 
-    def __init__(self, limits: Limits, pool: PagePool, *, prefix_caching: bool = True):
+    def __init__(
+        self,
+        limits: Limits,
+        pool: PagePool,
+        *,
+        prefix_caching: bool = True,
+        batch_invariant: bool = False,
+    ):
         self.limits = limits
         self.pool = pool
-        self.pages = RequestPages(pool, page_size=limits.page_size, prefix_caching=prefix_caching)
+        self.pages = RequestPages(
+            pool,
+            page_size=limits.page_size,
+            prefix_caching=prefix_caching,
+            prompts_only=batch_invariant,
+        )
+        self._batch_invariant = batch_invariant
         self.waiting: list[Request] = []
         self.running: list[Request] = []
         self.num_preemptions = 0
@@ -64,8 +82,10 @@ class Scheduler:
         Advances `num_computed` and counts the tokens in flight; the results belong to `update`.
         """
         draft = Draft(self.limits)
-        preempted = self._continue_running(draft)
-        if not preempted:  # who just gave pages up must not get them back in the same step
+        if self._batch_invariant:
+            self._schedule_apart(draft)
+        elif not self._continue_running(draft):
+            # who just gave pages up must not get them back in the same step
             self._admit(draft)
         if not draft.rows and not draft.chunks:
             return None
@@ -79,7 +99,12 @@ class Scheduler:
                 request.num_reported = item.reported.stop
             # known by name from the next step on; it is written by then
             self.pages.register(request)
-        return StepPlan(tuple(draft.rows), tuple(draft.chunks), tuple(draft.page_updates))
+        return StepPlan(
+            tuple(draft.rows),
+            tuple(draft.chunks),
+            tuple(draft.page_updates),
+            tuple(draft.page_copies),
+        )
 
     def update(
         self, plan: StepPlan, tokens: Sequence[SampledToken], states: Sequence[np.ndarray] = ()
@@ -192,6 +217,10 @@ class Scheduler:
 
     def _finish(self, request: Request, reason: str) -> None:
         request.finish_reason = reason
+        if request.kept is not None and request.slot is not None:
+            computed = min(request.num_computed, request.num_known)
+            kept = KVSnapshot(self.pool, request.pages, request.token_ids, computed)
+            request.kept.append(kept)
         if request.slot is None:
             self.waiting.remove(request)
         else:
@@ -207,6 +236,24 @@ class Scheduler:
 
     def _queue(self, request: Request) -> None:
         insort(self.waiting, request, key=lambda r: r.rank)
+
+    def _schedule_apart(self, draft: Draft) -> None:
+        """Prompts while there are any, then rows."""
+        for request in self.running:
+            if _in_prompt(request) and (room := draft.block_room(request, request.num_computed)):
+                self._add(draft, request, room, admitted=False)
+        self._admit(draft)
+        if not draft.chunks:
+            for request in self.running:
+                if request.wants:
+                    self._add(draft, request, 1, admitted=False)
+
+    def _pages_to_come(self, request: Request) -> int:
+        """Pages that a running request is still promised."""
+        if self._batch_invariant:  # all that it can ever need
+            left = request.max_total_tokens - 1 - request.num_computed
+            return self.pages.num_short(request, left)
+        return self.pages.num_short(request, request.num_missing)
 
     def _continue_running(self, draft: Draft) -> bool:
         """Adds running requests in their order; whether one had to be preempted."""
@@ -244,18 +291,21 @@ class Scheduler:
         if not self.waiting or not self._free_slots:
             return
         # what the running ones still need to reach their last known token is promised to them
-        promised = sum(self.pages.num_short(r, r.num_missing) for r in self.running)
+        promised = sum(self._pages_to_come(r) for r in self.running)
         # a step carries the page numbers of one full row besides those that it fills itself
         shared_room = self.limits.pages_per_request
         while self.waiting and self._free_slots:
             request = self.waiting[0]
             if request.num_in_flight:  # preempted; its last token comes with the next update
                 return
-            shared = self.pages.find_shared(request)
-            num_computed = len(shared) * self.limits.page_size
-            num_missing = request.num_tokens - num_computed
-            num_tokens = draft.room(request, num_computed, rows_ahead=0)
-            pages = self.pages.num_needed(min(request.num_tokens + 1, request.max_total_tokens - 1))
+            shared, num_computed = self.pages.find_shared(request)
+            longest = request.max_total_tokens - 1
+            if self._batch_invariant:
+                num_tokens = draft.block_room(request, num_computed)
+                pages = self.pages.num_needed(longest)
+            else:
+                num_tokens = draft.room(request, num_computed, rows_ahead=0)
+                pages = self.pages.num_needed(min(request.num_tokens + 1, longest))
             needed = pages - len(shared) + self.pool.num_free_among(shared)
             if not num_tokens or needed + promised > self.pool.num_free:
                 return
@@ -265,9 +315,11 @@ class Scheduler:
             del self.waiting[0]
             insort(self.running, request, key=lambda r: r.rank)
             request.slot = self._free_slots.pop()
-            draft.page_updates += self.pages.share(request, shared)
+            updates, copies = self.pages.share(request, shared, num_computed)
+            draft.page_updates += updates
+            draft.page_copies += copies
             self._add(draft, request, num_tokens, admitted=True)
-            promised += self.pages.num_short(request, num_missing)
+            promised += self._pages_to_come(request)
 
     def _add(self, draft: Draft, request: Request, num_tokens: int, *, admitted: bool) -> None:
         assert request.slot is not None
@@ -282,5 +334,11 @@ class Scheduler:
                 start + num_tokens == request.num_tokens,
                 admitted,
                 reported(request, start, num_tokens),
-            )
+            ),
+            as_block=self._batch_invariant and _in_prompt(request),
         )
+
+
+def _in_prompt(request: Request) -> bool:
+    """Whether the next token to compute is one of the prompt."""
+    return request.num_computed < len(request.prompt_ids)

@@ -160,7 +160,10 @@ def start_engine(
         pages_per_request=shape.pages_per_request,
     )
     scheduler = Scheduler(
-        limits, PagePool(memory.num_pages), prefix_caching=config.enable_prefix_caching
+        limits,
+        PagePool(memory.num_pages),
+        prefix_caching=config.enable_prefix_caching,
+        batch_invariant=config.batch_invariant,
     )
     return Engine(
         scheduler,
@@ -170,6 +173,8 @@ def start_engine(
         info=info,
         stop_ids=stop_ids,
         make_guide=make_guide,
+        sites=runner.instrumented.shapes,
+        pure_model=runner.pure_model,
     )
 
 
@@ -209,6 +214,7 @@ def _choose(config: RuntimeConfig, model: ModelConfig) -> _Choices:
             num_slots=num_slots,
             max_tokens=max_tokens // BLOCK_Q * BLOCK_Q,
             min_rows=defaults.min_rows,
+            one_shape=config.batch_invariant,
         ),
         max_num_seqs=max_num_seqs,
         dtype=dtype,

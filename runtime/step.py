@@ -1,5 +1,6 @@
 """The programs of a step, as pure functions of arrays: forward, sample, embed, set_extras."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import jax
@@ -7,14 +8,16 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from models.kv_cache import KVCache, ModelInput, make_paged_attention
+from models.kv_cache import Attention, KVCache, ModelInput, PagedAttention, make_paged_attention
 from models.operations import Operations
-from models.qwen2 import AllReduce, Decoder, Head
+from models.qwen2 import AllReduce, Decoder
+from models.sites import Tap, untouched
 from runtime.buckets import SampleMode
 from runtime.packing import from_bits, to_bits
 from runtime.request import MAX_LOGPROBS
 from runtime.sampling import adjust, choose
 from runtime.slots import SlotState
+from runtime.token_key import token_key
 
 RESULT_COLUMNS = 3 + 2 * MAX_LOGPROBS  # token, finite, logprob, best ids, their logprobs
 
@@ -27,11 +30,16 @@ def forward(
     *,
     operations: Operations,
     all_reduce: AllReduce,
+    tap: Tap = untouched,
+    make_attention: Callable[
+        [ModelInput, PagedAttention], Attention[KVCache]
+    ] = make_paged_attention,
 ) -> tuple[KVCache, SlotState, Array]:
     """Runs a step's tokens through the layers.
 
     Args:
         inputs: `runtime.step_input.forward_packing`.
+        tap, make_attention: what experiments put in their place (runtime/experiments).
 
     Returns:
         the cache and the state with the step in them, and the hidden states [R, D] of the tokens
@@ -52,10 +60,11 @@ def forward(
     hidden, cache = decoder(
         step.token_ids,
         jnp.maximum(step.positions, 0),
-        make_paged_attention(step, operations.attend),
+        make_attention(step, operations.attend),
         cache,
         all_reduce,
         operations.add_norm,
+        tap,
     )
     return cache, state, hidden.at[inputs["hidden_rows"]].get(mode="clip")
 
@@ -75,7 +84,7 @@ def _admit(state: SlotState, admitted: Array) -> SlotState:
 
 
 def sample(
-    head: Head,
+    head: Callable[[Array], Array],
     state: SlotState,
     hidden: Array,
     rows: Array,
@@ -113,7 +122,7 @@ def sample(
             top_k=own["top_k"],
             top_p=top_p,
             min_p=min_p,
-            keys=_keys(own["seeds"], position),
+            keys=jax.vmap(token_key)(own["seeds"], position),
         )
         report = _no_logprobs(logits)
         if mode is SampleMode.FULL:
@@ -156,16 +165,6 @@ def _with_extras(
         ban=ban,
     )
     return jnp.where(has_extras[:, None], adjusted, logits)
-
-
-def _keys(seeds: Array, position: Array) -> Array:
-    """The key of each token: of its request's seed, its choice and its place, of nothing else."""
-
-    def key(seed: Array, position: Array) -> Array:
-        root = jax.random.wrap_key_data(seed[:2], impl="threefry2x32")
-        return jax.random.fold_in(jax.random.fold_in(root, seed[2]), position)
-
-    return jax.vmap(key)(seeds, position)
 
 
 def _logprobs(logits: Array, token: Array) -> Array:

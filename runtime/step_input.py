@@ -10,10 +10,15 @@ from models.config import PAGE_SIZE
 from models.kv_cache import BLOCK_Q
 from runtime.buckets import Bucket, Buckets, SampleBucket, SampleMode, max_rows
 from runtime.engine_request import Request
+from runtime.experiments.interventions import Shapes
+from runtime.experiments.probe import ProbedStep
+from runtime.experiments.step_probes import plan_probes, seed_words
 from runtime.packing import Packing, float_bits
 from runtime.request import MAX_LOGIT_BIAS
 from runtime.slots import MAX_BANNED
-from runtime.step_plan import Scheduled, StepPlan
+from runtime.step_plan import PageCopy, Scheduled, StepPlan
+
+NO_SITES: Shapes = {}
 
 # columns of `admitted`
 ADMITTED_COLUMNS = 9  # slot, seed (high, low), choice, top_k, temperature, top_p, min_p, has_extras
@@ -33,6 +38,8 @@ class StepInput:
         pools: hidden states are wanted.
         extras: one vector, `extras_packing(…)`, for each admitted request that needs it.
         num_padding: tokens that are computed for nothing.
+        probed: what experiments read and change in it.
+        page_copies: to do before it.
     """
 
     bucket: Bucket
@@ -42,6 +49,8 @@ class StepInput:
     extras: tuple[np.ndarray, ...]
     pools: bool
     num_padding: int
+    probed: ProbedStep | None = None
+    page_copies: tuple[PageCopy, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,8 +117,10 @@ def extras_packing(shape: StepShape) -> Packing:
     )
 
 
-def make_step_input(plan: StepPlan, buckets: Buckets, shape: StepShape) -> StepInput:
-    """The plan as arrays."""
+def make_step_input(
+    plan: StepPlan, buckets: Buckets, shape: StepShape, sites: Shapes = NO_SITES
+) -> StepInput:
+    """The plan as arrays; `sites`: shapes of what its probes change."""
     num_blocks = sum(-(-item.num_tokens // BLOCK_Q) for item in plan.chunks)
     bucket = buckets.for_step(len(plan.rows), num_blocks)
     forward = _forward_vector(plan, bucket, shape)
@@ -128,6 +139,8 @@ def make_step_input(plan: StepPlan, buckets: Buckets, shape: StepShape) -> StepI
         ),
         pools=bool(plan.pooled),
         num_padding=bucket.num_tokens - sum(item.num_tokens for item in plan.scheduled),
+        probed=plan_probes(plan, sites, num_tokens=bucket.num_tokens),
+        page_copies=plan.page_copies,
     )
 
 
@@ -196,10 +209,8 @@ def _token_ids(item: Scheduled) -> list[int]:
 def _admitted_row(item: Scheduled) -> np.ndarray:
     request, params = item.request, item.request.params
     row = np.empty(ADMITTED_COLUMNS, np.int32)
-    seed = np.array([request.seed >> 32 & 0xFFFFFFFF, request.seed & 0xFFFFFFFF], np.uint32)
     row[0] = item.slot
-    row[1:3] = seed.view(np.int32)
-    row[3] = request.choice
+    row[1:4] = seed_words(request).view(np.int32)
     row[4] = max(0, params.top_k)
     row[5:8] = float_bits(np.array([params.temperature, params.top_p, params.min_p]))
     row[8] = request.needs_extras

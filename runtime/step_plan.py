@@ -9,6 +9,8 @@ from runtime.engine_request import Request
 
 # (slot, index in its row of the page table, page)
 type PageUpdate = tuple[int, int, int]
+# (source, target), done before anything else
+type PageCopy = tuple[int, int]
 
 _NOTHING = range(0)
 
@@ -60,6 +62,7 @@ class StepPlan:
     rows: tuple[Scheduled, ...]
     chunks: tuple[Scheduled, ...]
     page_updates: tuple[PageUpdate, ...]
+    page_copies: tuple[PageCopy, ...] = ()
 
     @cached_property
     def scheduled(self) -> tuple[Scheduled, ...]:
@@ -123,6 +126,7 @@ class Draft:
         self.rows: list[Scheduled] = []
         self.chunks: list[Scheduled] = []
         self.page_updates: list[PageUpdate] = []
+        self.page_copies: list[PageCopy] = []
         self._chunk_blocks = 0
         self._reported_left = REPORTED_ROWS
 
@@ -137,13 +141,22 @@ class Draft:
         else:
             left = self._limits.num_blocks - row_blocks - self._chunk_blocks
             room = min(num_missing, max(0, left) * self._limits.block_q)
+        return self._reportable(request, start, room)
+
+    def block_room(self, request: Request, start: int) -> int:
+        """The same where prompts go into blocks, be it one token, and there are no rows."""
+        left = self._limits.num_blocks - self._chunk_blocks
+        room = min(len(request.prompt_ids) - start, left * self._limits.block_q)
+        return self._reportable(request, start, room)
+
+    def _reportable(self, request: Request, start: int, room: int) -> int:
         end = max(start, request.num_reported) + self._reported_left
         return room if end >= request.last_reported else min(room, end - start)
 
-    def add(self, item: Scheduled) -> None:
+    def add(self, item: Scheduled, *, as_block: bool = False) -> None:
         if item.request.last_reported:  # else its only row is the one that each slot has
             self._reported_left -= len(item.reported)
-        if item.num_tokens == 1:
+        if item.num_tokens == 1 and not as_block:
             self.rows.append(item)
         else:
             self.chunks.append(item)

@@ -86,6 +86,11 @@ def _add_model_flags(parser: argparse.ArgumentParser, default: str | None = None
         action="store_false",
         help="compute every prompt anew",
     )
+    add(
+        "--batch-invariant",
+        action="store_true",
+        help="the same bits for a request whatever else runs; slower",
+    )
     add("--enable-prefix-caching", action="store_true", default=True, help=argparse.SUPPRESS)
     add(
         "--compilation-cache-dir",
@@ -114,6 +119,7 @@ def runtime_config(args: argparse.Namespace) -> RuntimeConfig:
         block_size=args.block_size,
         seed=args.seed,
         enable_prefix_caching=args.enable_prefix_caching,
+        batch_invariant=args.batch_invariant,
         compilation_cache_dir=os.path.abspath(args.compilation_cache_dir),
     )
 

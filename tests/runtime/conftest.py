@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -466,3 +466,46 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
         log=log,
     )
     return Served(runner, config, buckets, shape, log)
+
+
+@pytest.fixture(scope="session")
+def llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The Python face on a tiny random model: 2 layers, 512 tokens, 4 requests at once."""
+    from benchmarks.make_gguf import write_gguf
+    from runtime.llm import LLM
+
+    path = write_gguf(tmp_path_factory.mktemp("model") / "tiny.gguf", size="tiny")
+    options = {"max_model_len": 512, "max_num_seqs": 4, "max_num_batched_tokens": 128}
+    functions = {
+        "logits_processors": {"ban": ban_even, "climb": climb},
+        "samplers": {"low": lowest},
+    }
+    with LLM(str(path), dtype="float32", **options, **functions) as llm:
+        yield llm
+
+
+def ban_even(scores: Any, state: Any) -> Any:
+    """A processor without memory: odd tokens alone."""
+    import jax.numpy as jnp
+
+    return jnp.where(jnp.arange(scores.shape[0]) % 2 == 0, -jnp.inf, scores), state
+
+
+def climb(scores: Any, state: Any) -> Any:
+    """A processor with one: each token is the last plus the number of calls before."""
+    import jax.numpy as jnp
+
+    calls = state.get("calls", jnp.int32(0))
+    wanted = state["last_token"] + calls
+    return jnp.where(jnp.arange(scores.shape[0]) == wanted, 0, -jnp.inf), state | {
+        "calls": calls + 1
+    }
+
+
+def lowest(scores: Any, key: Any, params: Any) -> Any:
+    """A sampler: drawn among the worst tokens, as many as top_k says."""
+    import jax
+    import jax.numpy as jnp
+
+    worst = jnp.argsort(scores)[:8]
+    return worst[jax.random.randint(key, (), 0, jnp.maximum(params["top_k"], 1))]

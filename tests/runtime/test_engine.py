@@ -68,6 +68,8 @@ def make_engine(served):
         return Engine(
             scheduler, runner or served.runner, buckets=served.buckets, shape=served.shape,
             info=info, stop_ids=[], make_guide=make_guide,
+            sites=served.runner.instrumented.shapes,
+            pure_model=served.runner.pure_model,
         )  # fmt: skip
 
     return make

@@ -1,12 +1,10 @@
 """The Python face on a tiny random model: what callers rely on."""
 
 import math
-from collections.abc import Iterator
 
 import msgspec
 import pytest
 
-from benchmarks.make_gguf import write_gguf
 from runtime.compile_log import CompileLog
 from runtime.errors import PromptTooLong, RequestError
 from runtime.llm import LLM
@@ -15,24 +13,15 @@ from runtime.request import SamplingParams, TokenOutput
 PROMPTS = ["def f(x):", "a", "the quick brown fox jumps over the lazy dog " * 12]
 
 
-@pytest.fixture(scope="module")
-def llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLM]:
-    path = tmp_path_factory.mktemp("model") / "tiny.gguf"
-    write_gguf(path, size="tiny")
-    options = {"max_model_len": 512, "max_num_seqs": 4, "max_num_batched_tokens": 128}
-    with LLM(str(path), dtype="float32", **options) as llm:
-        yield llm
-
-
 def tokens(llm: LLM, prompts: list[str], params: SamplingParams) -> list[list[int]]:
     return [output.outputs[0].token_ids for output in llm.generate(prompts, params)]
 
 
 def assert_idle(llm: LLM) -> None:
-    scheduler = llm._engine.scheduler
+    scheduler = llm.engine.scheduler
     scheduler.check()
     assert scheduler.pool.num_used == 0
-    assert not llm._engine.has_work
+    assert not llm.engine.has_work
 
 
 def test_results_come_in_the_order_of_the_prompts(llm: LLM) -> None:
@@ -146,9 +135,9 @@ def test_prompts_without_embeddings_leave_nothing(
         llm.embed(["fine", [5] * 600])  # type: ignore[list-item]
     assert_idle(llm)
     broken = TokenOutput(0, None, finish_reason="error", error="not finite")
-    step = llm._engine.step
+    step = llm.engine.step
     monkeypatch.setattr(
-        llm._engine,
+        llm.engine,
         "step",
         lambda: [msgspec.structs.replace(broken, request_id=o.request_id) for o in step()],
     )
@@ -272,3 +261,14 @@ def test_asking_for_log_probabilities_changes_no_answer(llm: LLM) -> None:
     assert tokens(llm, PROMPTS, plain) == tokens(llm, PROMPTS, asking)
     # both kinds in one batch
     assert tokens(llm, PROMPTS[:2], [plain, asking]) == tokens(llm, PROMPTS[:2], plain)  # type: ignore[arg-type]
+
+
+def test_vllms_dictionaries_are_prompts(llm: LLM) -> None:
+    params = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
+    ids = llm.tokenize(PROMPTS[0])
+    listed = [{"prompt": PROMPTS[0]}, {"prompt_token_ids": ids}, PROMPTS[0]]
+    answers = [output.outputs[0].token_ids for output in llm.generate(listed, params)]
+    assert answers[0] == answers[1] == answers[2]
+    assert llm.generate({"prompt": PROMPTS[0]}, params)[0].prompt == PROMPTS[0]
+    with pytest.raises(RequestError, match="either 'prompt' or 'prompt_token_ids', got 'text'"):
+        llm.generate({"text": "a"}, params)  # type: ignore[arg-type]

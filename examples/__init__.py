@@ -1,0 +1,1 @@
+"""Experiments as short scripts; each draws one picture. Run with `python -m examples.NAME`."""

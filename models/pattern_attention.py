@@ -1,0 +1,91 @@
+"""Paged attention that shows its pattern: plain, whole contexts at once, for experiments."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+from models.kv_cache import (
+    BLOCK_Q,
+    Attention,
+    KVCache,
+    ModelInput,
+    PagedAttention,
+    make_paged_attention,
+)
+from models.sites import PATTERN, Tap
+
+_MASKED = -1e30  # finite, so that a padding query stays free of NaN
+
+
+def make_pattern_attention(
+    step: ModelInput, attend: PagedAttention, tap: Tap
+) -> Attention[KVCache]:
+    """As `make_paged_attention`, with the pattern [T, N, C] of every token going through `tap`.
+
+    C is the whole width of the page table, P * page: memory grows with it, not with the lengths.
+    """
+    write = make_paged_attention(step, attend)
+    queries = _Queries(step)
+
+    def attention(
+        layer: Array | int, q: Array, k: Array, v: Array, cache: KVCache
+    ) -> tuple[Array, KVCache]:
+        _, cache = write(layer, q, k, v, cache)  # its output is not used, and so not computed
+        with jax.named_scope("attention"):
+            k_pages, v_pages = cache.k[layer], cache.v[layer]
+            scores = queries.over_contexts("BQKGH,BKCH->BQKGC", q, k_pages)
+            visible = jnp.arange(scores.shape[-1]) <= step.positions[:, None, None, None]
+            pattern = jax.nn.softmax(jnp.where(visible, scores, _MASKED), axis=-1)
+            pattern = jnp.where(visible, pattern, 0)
+            by_head = pattern.reshape(q.shape[0], -1, pattern.shape[-1])
+            pattern = tap(PATTERN, layer, by_head).reshape(pattern.shape)
+            out = queries.over_contexts("BQKGC,BKCH->BQKGH", pattern, v_pages)
+            return out.astype(q.dtype), cache
+
+    return attention
+
+
+class _Queries:
+    """The step's tokens as blocks that each have one context: single rows, and query blocks."""
+
+    def __init__(self, step: ModelInput):
+        num_rows, num_blocks = step.num_rows, step.blocks.shape[0]
+        is_block = jnp.repeat(step.blocks >= 0, BLOCK_Q)[:num_rows]
+        self._num_rows, self._num_blocks = num_rows, num_blocks
+        self._is_row = ~is_block if num_blocks else jnp.ones(num_rows, bool)
+        last = jnp.where(step.positions >= 0, step.positions, -1)
+        self._row_tables = step.page_table.at[step.slots[:num_rows]].get(mode="clip")
+        self._row_lengths = last[:num_rows] + 1
+        self._block_tables = step.page_table.at[jnp.maximum(step.blocks, 0)].get(mode="clip")
+        self._block_lengths = (
+            last.reshape(num_blocks, BLOCK_Q).max(axis=1) + 1 if num_blocks else None
+        )
+
+    def over_contexts(self, equation: str, x: Array, pages: Array) -> Array:
+        """The product of [T, …] with keys or values [pages, K, page, H] of each token's context."""
+        x_rows = x[: self._num_rows, None]
+        rows = _product(equation, x_rows, pages, self._row_tables, self._row_lengths)[:, 0]
+        if self._block_lengths is None:
+            return rows
+        x_blocks = x.reshape(self._num_blocks, BLOCK_Q, *x.shape[1:])
+        lengths = self._block_lengths
+        blocks = _product(equation, x_blocks, pages, self._block_tables, lengths)
+        merged = blocks.reshape(-1, *blocks.shape[2:])
+        is_row = self._is_row.reshape(-1, *(1,) * (rows.ndim - 1))
+        front = jnp.where(is_row, rows, merged[: self._num_rows])
+        return merged.at[: self._num_rows].set(front)
+
+
+def _product(equation: str, x: Array, pages: Array, tables: Array, lengths: Array) -> Array:
+    context = pages[tables].swapaxes(1, 2)  # [B, K, P, page, H]
+    context = context.reshape(*context.shape[:2], -1, context.shape[-1])
+    # a page's unused tail may hold anything, NaN too, and 0 * NaN is NaN
+    written = jnp.arange(context.shape[2]) < lengths[:, None]
+    context = jnp.where(written[:, None, :, None], context, 0)
+    return jnp.einsum(
+        equation,
+        x.astype(jnp.float32),
+        context.astype(jnp.float32),
+        precision=lax.Precision.HIGHEST,
+    )

@@ -1,0 +1,1 @@
+"""Experiments on the served model: the pure function, reading and changing its inner values."""

@@ -1,0 +1,139 @@
+"""The served weights as an ordinary function of JAX: logits and inner values of one sequence."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from models.config import ModelConfig, model_config
+from models.dense_attention import make_dense_attention
+from models.gguf_file import open_gguf
+from models.load import load_model
+from models.mesh import make_mesh
+from models.sites import Recorder, expand_sites, site_shapes
+from models.weights import Dense
+from pallas_kernels.multiply import multiply
+from runtime.programs import Part, take_apart
+
+# name -> weight, as `param_names` spells it
+type Params = dict[str, Array]
+type Record = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class PureModel:
+    """What the step serves, without pages and batches: jit it, vmap it, differentiate it."""
+
+    config: ModelConfig
+    decoder: Part
+    head: Part
+
+    @property
+    def params(self) -> Params:
+        """The weights on the device by name, for instance `layers.3.mlp.down`; no copies."""
+        names = param_names(self.decoder) + param_names(self.head, "head.")
+        return dict(zip(names, self.decoder.leaves + self.head.leaves, strict=True))
+
+    def forward(
+        self,
+        params: Params,
+        tokens: Int[Array, " T"],
+        *,
+        capture: Sequence[str] = (),
+        hooks: Mapping[str, Callable[[Array], Array]] | None = None,
+        embeddings: Float[Array, "T D"] | None = None,
+    ) -> tuple[Float[Array, "T V"], Record]:
+        """Scores of each next token, float32, and the values at the sites of `capture`.
+
+        Pure and traceable. The attention is dense: its work and memory grow with T squared.
+
+        Args:
+            params: all of `params`, changed or not.
+            tokens: one sequence; for several, `jax.vmap` over this argument.
+            capture: sites or patterns of them (`models.sites.expand_sites`).
+            hooks: site or pattern -> a traced function of the value there, [T, …], to its
+                replacement; they run before the capture.
+            embeddings: go in instead of those of the tokens, as at the site `embed`.
+
+        Raises:
+            ValueError: a site does not exist, or `params` has other names than the model.
+        """
+        tokens = jnp.asarray(tokens)
+        if tokens.ndim != 1:
+            raise ValueError(
+                f"tokens must have one axis, got shape {tokens.shape}: "
+                "jax.vmap runs the model over several sequences"
+            )
+        self._check_names(params)
+        names = list(site_shapes(self.config, context=0))
+        changes = {
+            name: hook
+            for pattern, hook in (hooks or {}).items()
+            for name in expand_sites([pattern], names)
+        }
+        if embeddings is not None:
+            given = jnp.asarray(embeddings)
+            changes["embed"] = lambda value: given.astype(value.dtype)
+        tap = Recorder(expand_sites(capture, names), changes)
+        values = list(params[name] for name in param_names(self.decoder))
+        head_values = list(params[name] for name in param_names(self.head, "head."))
+        decoder = _with_plain_products(self.decoder.rebuild(values))
+        head = _with_plain_products(self.head.rebuild(head_values))
+        positions = jnp.arange(tokens.shape[0])
+        hidden, _ = decoder(tokens, positions, make_dense_attention(tap), None, tap=tap)
+        logits = tap("logits", None, head(hidden, tap)[:, : self.config.vocab_size])
+        return logits, tap.captured
+
+    def unembed(self, params: Params, hidden: Float[Array, "T D"]) -> Float[Array, "T V"]:
+        """Scores of hidden states of any layer: the final norm and the output matrix.
+
+        What a residual stream already says of the next token (nostalgebraist, "interpreting GPT:
+        the logit lens", 2020).
+        """
+        values = [params[name] for name in param_names(self.head, "head.")]
+        head = _with_plain_products(self.head.rebuild(values))
+        return head(hidden)[:, : self.config.vocab_size]
+
+    def _check_names(self, params: Params) -> None:
+        expected = {*param_names(self.decoder), *param_names(self.head, "head.")}
+        if missing := sorted(expected - params.keys()):
+            raise ValueError(f"params lacks {', '.join(missing[:4])}, {len(missing)} in all")
+        if unknown := sorted(params.keys() - expected):
+            raise ValueError(f"params has unknown names: {', '.join(unknown[:4])}")
+
+
+def _with_plain_products[Module: nnx.Module](module: Module) -> Module:
+    """Kernels of few rows have no derivative; the matrices are the same."""
+    for _, part in nnx.iter_modules(module):
+        if isinstance(part, Dense):
+            part.multiply = multiply
+    return module
+
+
+def load_pure_model(path: str | Path, *, dtype: str = "float32") -> PureModel:
+    """A model file as the function alone, on one device: no pages, nothing compiled ahead.
+
+    Raises:
+        ModelFileError: the file is broken or not supported.
+    """
+    file = open_gguf(path)
+    config = model_config(file)
+    model = load_model(file, config, make_mesh(1), dtype=dtype)
+    return PureModel(config, take_apart(model.decoder), take_apart(model.head))
+
+
+def param_names(part: Part, prefix: str = "") -> list[str]:
+    """Dotted names of a module's arrays, in the order of its leaves."""
+    tree = jax.tree.unflatten(part.treedef, list(range(len(part.leaves))))
+    names = []
+    for path, _ in jax.tree.leaves_with_path(tree):
+        keys = [str(key.key) for key in path if isinstance(key, jax.tree_util.DictKey)]
+        # a plain matrix is its module: nothing else is in there
+        if keys[-1] == "values":
+            keys.pop()
+        names.append(prefix + ".".join(keys))
+    return names

@@ -1,0 +1,85 @@
+"""Every example runs on the demonstration model, finds what it says it finds and draws it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType as Type
+
+matplotlib.use("Agg")
+
+from examples import (
+    activation_patching,
+    logit_lens,
+    perplexity,
+    saliency,
+    steering,
+    tree_search,
+)
+from ggjax import LLM
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def llm() -> Iterator[LLM]:
+    options = {"max_model_len": 256, "max_num_seqs": 8, "max_num_batched_tokens": 128}
+    with LLM("demo", dtype="float32", **options) as llm:
+        yield llm
+
+
+def drawn(directory: Path, name: str) -> None:
+    text = (directory / name).read_text()
+    assert text.startswith("<?xml") and text.rstrip().endswith("</svg>")
+    assert len(text) > 4000
+
+
+def test_the_logit_lens_grows_surer(llm: LLM, tmp_path: Path) -> None:
+    shares = logit_lens.main(llm, tmp_path)
+    assert shares.shape == (6, 11)
+    assert shares[-1, -1] > 0.5 > shares[0, -1]
+    drawn(tmp_path, "logit_lens.svg")
+
+
+def test_patching_the_last_layer_restores_the_answer(llm: LLM, tmp_path: Path) -> None:
+    restored = activation_patching.main(llm, tmp_path)
+    assert restored.shape == (6, 11)
+    assert restored[-1, -1] == pytest.approx(1, abs=1e-3)
+    assert np.abs(restored[:, :2]).max() < 1e-3, "what comes before the names is the same"
+    assert np.abs(restored[-1, :-1]).max() < 1e-3, "and the last layer hands nothing on"
+    drawn(tmp_path, "activation_patching.svg")
+
+
+def test_steering_moves_one_name_to_the_other(llm: LLM, tmp_path: Path) -> None:
+    found = steering.main(llm, tmp_path)
+    assert found[" np"][-1] > 3 * found[" np"][8]
+    assert found[" os"][0] > 3 * found[" os"][8]
+    drawn(tmp_path, "steering.svg")
+
+
+def test_the_search_ends_with_its_likeliest_leaf(llm: LLM, tmp_path: Path) -> None:
+    nodes = tree_search.main(llm, tmp_path)
+    assert len(nodes) == 1 + 4 + 3 * 8
+    leaves = [node for node in nodes if node.depth == tree_search.DEPTH]
+    assert nodes[-1].score == max(node.score for node in leaves)
+    assert len(nodes[-1].snapshot.token_ids) == len(nodes[0].snapshot.token_ids) + 4 * 8
+    drawn(tmp_path, "tree_search.svg")
+
+
+def test_saliency_finds_the_name_that_is_repeated(llm: LLM, tmp_path: Path) -> None:
+    shares = saliency.main(llm, tmp_path)
+    tokens = [llm.detokenize([i]) for i in llm.tokenize(saliency.PROMPT)]
+    assert len(shares) == len(tokens)
+    assert np.argmax(np.abs(shares)) in [
+        i for i, token in enumerate(tokens) if token.strip() in ("first", "second", "+", "irst")
+    ]
+    drawn(tmp_path, "saliency.svg")
+
+
+def test_fewer_bits_cost_perplexity(tmp_path: Path) -> None:
+    text = (ROOT / "examples" / "tree_search.py").read_text()
+    found = perplexity.main(text, tmp_path, {Type.Q8_0: 8.5, Type.Q4_0: 4.5})
+    assert 1 < found[Type.Q8_0] < found[Type.Q4_0] < 1000
+    drawn(tmp_path, "perplexity.svg")
