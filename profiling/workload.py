@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import jax
 import numpy as np
-from jaxtyping import Array
 
 from models import demo
 from models.config import ModelConfig, model_config
@@ -19,6 +18,7 @@ from runtime.buckets import Bucket
 from runtime.compile_log import CompileLog
 from runtime.config import RuntimeConfig
 from runtime.engine import Engine, Runner
+from runtime.experiments.instrumented import Hidden
 from runtime.memory_plan import take_share
 from runtime.model_runner import ModelRunner, PendingStep, StepResult
 from runtime.request import SamplingParams
@@ -36,13 +36,13 @@ class Recorder:
     runner: Runner
     steps: list[StepInput] = field(default_factory=list)
 
-    def forward(self, step: StepInput) -> Array:
+    def forward(self, step: StepInput) -> Hidden:
         """Of `runner`."""
         self.steps.append(step)
         return self.runner.forward(step)
 
     def sample(
-        self, step: StepInput, hidden: Array, masks: np.ndarray | None = None
+        self, step: StepInput, hidden: Hidden, masks: np.ndarray | None = None
     ) -> PendingStep:
         """Of `runner`."""
         return self.runner.sample(step, hidden, masks)

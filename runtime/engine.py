@@ -7,12 +7,11 @@ from typing import Protocol, cast
 
 import jax
 import numpy as np
-from jaxtyping import Array
 
 from runtime.buckets import Buckets
 from runtime.engine_request import Pooling, Request
 from runtime.errors import RequestError, UnsupportedParameter
-from runtime.experiments.instrumented import Seen
+from runtime.experiments.instrumented import Hidden
 from runtime.experiments.interventions import Shapes
 from runtime.experiments.probe import Probe
 from runtime.experiments.pure_model import PureModel
@@ -32,10 +31,10 @@ from runtime.structured_outputs import StructuredOutputs
 class Runner(Protocol):
     """What the engine needs of a model: `runtime.model_runner.ModelRunner`, or a stand-in."""
 
-    def forward(self, step: StepInput) -> Array | Seen: ...
+    def forward(self, step: StepInput) -> Hidden: ...
 
     def sample(
-        self, step: StepInput, hidden: Array | Seen, masks: np.ndarray | None = None
+        self, step: StepInput, hidden: Hidden, masks: np.ndarray | None = None
     ) -> PendingStep: ...
 
     def read(self, plan: StepPlan, step: PendingStep) -> StepResult: ...
@@ -58,7 +57,7 @@ class _Forwarded:
 
     plan: StepPlan
     step: StepInput
-    hidden: Array | Seen
+    hidden: Hidden
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from models.operations import Operations
 from models.qwen2 import Qwen2
 from runtime.buckets import Buckets, SampleBucket, SampleMode
 from runtime.compile_log import CompileLog
-from runtime.experiments.instrumented import InstrumentedPrograms, Seen
+from runtime.experiments.instrumented import Hidden, InstrumentedPrograms, Seen
 from runtime.experiments.probe import ProbedStep
 from runtime.experiments.pure_model import PureModel
 from runtime.page_copies import copy_pages
@@ -100,7 +100,7 @@ class ModelRunner:
             log=log,
         )
 
-    def forward(self, step: StepInput) -> Array | Seen:
+    def forward(self, step: StepInput) -> Hidden:
         """Starts a step behind those that run; the hidden states that it will give, [R, D]."""
         if step.page_copies:
             self._cache = copy_pages(self._cache, step.page_copies)
@@ -117,7 +117,7 @@ class ModelRunner:
         return hidden
 
     def sample(
-        self, step: StepInput, hidden: Array | Seen, masks: np.ndarray | None = None
+        self, step: StepInput, hidden: Hidden, masks: np.ndarray | None = None
     ) -> PendingStep:
         """Starts the rest of a step; returns before it ends.
 
@@ -127,6 +127,7 @@ class ModelRunner:
         """
         result = states = None
         seen = hidden if isinstance(hidden, Seen) else None
+        rows = hidden.hidden if isinstance(hidden, Seen) else hidden
         if step.sampler is not None:
             arguments: list[Array | np.ndarray] = [step.sample]
             if step.sampler.mode is SampleMode.FULL:
@@ -137,11 +138,10 @@ class ModelRunner:
                 )
             else:
                 self._state, result = self.programs.sample[step.sampler](
-                    self.head.leaves, self._state, hidden, *arguments
+                    self.head.leaves, self._state, rows, *arguments
                 )
             result.copy_to_host_async()
         if step.pools:
-            rows = hidden if seen is None else seen.hidden
             states = self.programs.embed(self.head.leaves, rows)
             states.copy_to_host_async()
         captured = {} if seen is None else seen.captured

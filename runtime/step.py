@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from models.kv_cache import Attention, KVCache, ModelInput, PagedAttention, make_paged_attention
 from models.operations import Operations
-from models.qwen2 import AllReduce, Decoder
+from models.qwen2 import AllReduce, Decoder, Head
 from models.sites import Tap, untouched
 from runtime.buckets import SampleMode
 from runtime.packing import from_bits, to_bits

@@ -49,6 +49,10 @@ class Seen:
         return replace(self, scores=scores)
 
 
+# what a forward hands to the sampling of its step
+type Hidden = Array | Seen
+
+
 class InstrumentedPrograms:
     """Forward and sample once more, with values read and changed on the way.
 
