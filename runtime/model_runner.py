@@ -78,7 +78,7 @@ class ModelRunner:
             config=model.config,
             mesh=mesh,
             shape=shape,
-            page_size=BLOCK_Q,
+            page_size=PAGE_SIZE,
             operations=operations,
         )
         self.pure_model = PureModel(model.config, self.decoder, self.head)
