@@ -25,12 +25,11 @@ CALLS = 20  # in one program, each with an input that needs the result of the ca
 TIMEOUT = 90  # seconds for a variant; one that hangs or faults must not take the others along
 
 PREFILL = {
-    "2 × 128 keys, pairs, turns": TuningConfig(),
-    "2 × 128 keys, turns": TuningConfig(pair_products=False),
-    "2 × 128 keys, pairs": TuningConfig(take_turns=False),
-    "2 × 64 keys × 4, pairs, turns": TuningConfig(pages_per_step=1, num_stages=4),
-    "3 × 64 keys × 4, pairs, turns": TuningConfig(3, pages_per_step=1, num_stages=4),
-    "3 × 64 keys × 4, pairs": TuningConfig(3, pages_per_step=1, num_stages=4, take_turns=False),
+    "2 × 128 keys, turns": TuningConfig(),
+    "2 × 128 keys": TuningConfig(take_turns=False),
+    "2 × 64 keys × 4, turns": TuningConfig(pages_per_step=1, num_stages=4),
+    "3 × 64 keys × 4, turns": TuningConfig(3, pages_per_step=1, num_stages=4),
+    "3 × 64 keys × 4": TuningConfig(3, pages_per_step=1, num_stages=4, take_turns=False),
 }
 DECODE = {
     f"decode, {splits} splits × {stages}": DecodeConfig(splits, stages)

@@ -40,8 +40,6 @@ class TuningConfig:
         pages_per_step: pages of one step.
         num_stages: steps in flight.
         take_turns: whether the consumers multiply one after the other.
-        pair_products: whether the scores of a step are multiplied together with the values of the
-            step before.
 
     Raises:
         ValueError: another number of consumers, or a ring of less than 2 stages.
@@ -51,7 +49,6 @@ class TuningConfig:
     pages_per_step: int = 2
     num_stages: int = 2
     take_turns: bool = True
-    pair_products: bool = True
 
     def __post_init__(self) -> None:
         if self.num_consumers not in (2, 3):
@@ -127,11 +124,12 @@ def _make_kernel(
         scratch["p_smem"] = plgpu.SMEM((consumers, TILE_M, keys), heads.dtype, transforms=wide)
     kwargs = {} if interpret is None else {"interpret": interpret}
     return plgpu.kernel(
-        partial(prefill_kernel, group=group, pair_products=config.pair_products),
+        partial(prefill_kernel, group=group),
         out_type=jax.ShapeDtypeStruct(heads.shape, heads.dtype),
         # the last dimension runs fastest: neighbours read other heads' pages of one context
         grid=(instances, num_kv_heads),
         grid_names=("instance", "kv_head"),
+        kernel_name="paged_prefill",
         num_threads=consumers + 1,
         thread_name="warpgroup",
         scratch_types=scratch,

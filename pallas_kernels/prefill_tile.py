@@ -89,7 +89,6 @@ def attend_tile(
     *,
     done: Array,
     start: Array,
-    pair_products: bool,
     p_ref: Any,  # [64, keys]
 ) -> None:
     """Softmax attention to `count` steps from `first` on of a stream of `done` steps, causal.
@@ -97,8 +96,6 @@ def attend_tile(
     Args:
         count: 0 gives zeros.
         start: position of the first query.
-        pair_products: whether the scores of a step are multiplied together with the values of the
-            step before.
         p_ref: to pass the weights through, or None to keep them in registers, which the
             interpreter cannot.
     """
@@ -118,7 +115,7 @@ def attend_tile(
     @pl.when(count > 0)
     def _() -> None:
         tile = _Tile(tile_ref, ring, turns, first, count, start, p_ref)
-        sums = tile.paired() if pair_products else tile.in_order()
+        sums = tile.attend()
         inverse = 1 / jnp.maximum(sums.total, 1e-30)
         tile_ref[...] = (sums.acc * spread(inverse, sums.acc.shape)).astype(tile_ref.dtype)
 
@@ -171,11 +168,11 @@ class _Tile:
             plgpu.commit_smem()
         return narrow, shrink, top, total
 
-    def in_order(self) -> Sums:
+    def attend(self) -> Sums:
         """Scores, softmax and values of one step after another."""
         ring, turns = self.ring, self.turns
 
-        def attend(i: Array, sums: Sums, *, causal: bool) -> Sums:
+        def step(i: Array, sums: Sums, *, causal: bool) -> Sums:
             def multiply(acc_ref: Any) -> Array:
                 self.multiply_keys(acc_ref, i)
                 pl.when(i > 0)(turns.give)
@@ -203,62 +200,7 @@ class _Tile:
 
         plgpu.barrier_wait(ring.k_full.at[self.stage(0)])
         sums = no_sums(self.q.shape[1])
-        sums = lax.fori_loop(0, self.num_open, partial(attend, causal=False), sums)
-        sums = lax.fori_loop(self.num_open, self.count, partial(attend, causal=True), sums)
+        sums = lax.fori_loop(0, self.num_open, partial(step, causal=False), sums)
+        sums = lax.fori_loop(self.num_open, self.count, partial(step, causal=True), sums)
         turns.give()
         return sums
-
-    def paired(self) -> Sums:
-        """The values of a step and the scores of the next one, then its softmax."""
-        ring, turns = self.ring, self.turns
-
-        def attend(i: Array, carry: tuple[Sums, Array], *, causal: bool) -> tuple[Sums, Array]:
-            sums, weights = carry
-            plgpu.barrier_wait(ring.v_full.at[self.stage(i - 1)])
-            plgpu.barrier_wait(ring.k_full.at[self.stage(i)])
-            turns.take()
-
-            def multiply(acc_ref: Any, scores_ref: Any) -> tuple[Array, Array]:
-                if self.p is None:
-                    acc_ref[...] = sums.acc
-                # weights in registers must be the operand of the first of several products
-                self.multiply_values(acc_ref, weights, i - 1)
-                self.multiply_keys(scores_ref, i)
-                turns.give()
-                return plgpu.wgmma_accumulator_load(acc_ref, wait_n=1), scores_ref[...]
-
-            acc, scores = product(multiply, sums.acc.shape, (TILE_M, ring.k.shape[1]))
-            plgpu.barrier_arrive(ring.v_free.at[self.stage(i - 1)])
-            plgpu.barrier_arrive(ring.k_free.at[self.stage(i)])
-            if self.p is not None:
-                acc = acc + sums.acc
-            weights, shrink, top, total = self.softmax(scores, sums, i, causal=causal)
-            acc = acc * spread(shrink, acc.shape)
-            # what is left of the softmax must not move into the turn
-            acc, top, total, weights = lax.optimization_barrier((acc, top, total, weights))
-            return Sums(acc, top, total), weights
-
-        def first_scores(acc_ref: Any) -> Array:
-            self.multiply_keys(acc_ref, 0)
-            return acc_ref[...]
-
-        sums = no_sums(self.q.shape[1])
-        plgpu.barrier_wait(ring.k_full.at[self.stage(0)])
-        scores = product(first_scores, (TILE_M, ring.k.shape[1]))
-        plgpu.barrier_arrive(ring.k_free.at[self.stage(0)])
-        weights, _, top, total = self.softmax(scores, sums, 0, causal=True)
-        carry = Sums(sums.acc, top, total), weights
-        middle = jnp.maximum(self.num_open, 1)
-        carry = lax.fori_loop(1, middle, partial(attend, causal=False), carry)
-        sums, weights = lax.fori_loop(middle, self.count, partial(attend, causal=True), carry)
-        last = self.count - 1
-        plgpu.barrier_wait(ring.v_full.at[self.stage(last)])
-        turns.take()
-        acc = add_product(
-            sums.acc,
-            lambda acc_ref: self.multiply_values(acc_ref, weights, last),
-            in_place=self.p is None,
-        )
-        turns.give()
-        plgpu.barrier_arrive(ring.v_free.at[self.stage(last)])
-        return sums._replace(acc=acc)

@@ -38,7 +38,6 @@ def prefill_kernel(
     turn: Any = None,  # one a consumer, or None for no turns
     p_smem: Any = None,  # [consumers, 64, keys] to pass the weights through
     group: int,
-    pair_products: bool,
 ) -> None:
     """One program instance: consecutive tiles of 64 queries and one head of a kv head's group."""
     consumers = tile_smem.shape[0]
@@ -93,7 +92,6 @@ def prefill_kernel(
             num_steps_gmem[instance, warpgroup],
             done=num_steps,
             start=starts_gmem[block],
-            pair_products=pair_products,
             p_ref=None if p_smem is None else p_smem.at[warpgroup],
         )
         plgpu.commit_smem()

@@ -107,7 +107,11 @@ class Buckets:
     def blocks(self) -> list[int]:
         """Numbers of query blocks."""
         most = self.max_tokens // BLOCK_Q
-        return _growing(most if self.one_shape else 1, most, 2)
+        if self.one_shape:
+            return [most]
+        # prompts cost by the token: from 8 on there are steps between the powers of two
+        halfway = [size * 3 // 2 for size in _growing(8, most, 2)]
+        return sorted({*_growing(1, most, 2), *(size for size in halfway if size < most)})
 
     @property
     def all(self) -> list[Bucket]:

@@ -54,8 +54,6 @@ CASES = {
         ("7 heads", 1, TuningConfig()),
         ("1 head", 1, TuningConfig()),
         ("8 heads", 1, TuningConfig(3, pages_per_step=1, num_stages=3)),
-        ("1 head", 1, TuningConfig(3, pages_per_step=1, pair_products=False)),
-        ("2 heads", 1, TuningConfig(pair_products=False)),
         ("2 heads", 2, TuningConfig(take_turns=False)),
     ],
 )
@@ -82,9 +80,8 @@ def test_it_is_the_reference(name, kv_heads, config, capfd):
     "config",
     [
         TuningConfig(),
-        TuningConfig(pair_products=False),
         TuningConfig(3, pages_per_step=1, num_stages=4),
-        TuningConfig(3, pages_per_step=1, take_turns=False, pair_products=False),
+        TuningConfig(3, pages_per_step=1, take_turns=False),
     ],
 )
 def test_it_lowers_for_a_gpu_without_one(config, head_dim):

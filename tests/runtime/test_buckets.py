@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from runtime.buckets import Bucket, Buckets, SampleMode
 
 
-def test_shapes_double_up_to_the_largest_that_can_occur():
+def test_shapes_grow_to_the_largest_that_can_occur():
     buckets = Buckets(num_slots=128, max_tokens=2_048, min_rows=1)
     assert buckets.rows == [1, 2, 4, 8, 16, 32, 64, 128]
-    assert buckets.blocks == [1, 2, 4, 8, 16, 32]
+    assert buckets.blocks == [1, 2, 4, 8, 12, 16, 24, 32]
     assert [bucket.num_tokens for bucket in buckets.all if bucket.num_blocks] == [
-        64, 128, 256, 512, 1_024, 2_048,
+        64, 128, 256, 512, 768, 1_024, 1_536, 2_048,
     ]  # fmt: skip
 
 
