@@ -149,7 +149,8 @@ def _seen(site: str, layer: Array | int, terms: Array, tap: Tap) -> Array:
     """What is added to the residual stream: one sum for a tap, terms where nobody looks."""
     if tap is untouched:
         return terms
-    return tap(site, layer, terms.astype(jnp.float32).sum(axis=0))[None]
+    whole = terms.astype(jnp.float32)
+    return tap(site, layer, whole[0] if len(whole) == 1 else whole.sum(axis=0))[None]
 
 
 def _seen_between(layer: int, tap: Tap) -> AddNorm:

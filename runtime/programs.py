@@ -16,7 +16,7 @@ from jaxtyping import Array
 from models.kv_cache import KVCache
 from models.mesh import CACHE_AXES, TP, partition
 from models.operations import Operations
-from models.qwen2 import whole
+from models.qwen2 import AllReduce, whole
 from runtime.buckets import Bucket, Buckets, SampleBucket, SampleMode
 from runtime.compile_log import CompileLog
 from runtime.slots import SlotState
@@ -155,7 +155,7 @@ class _Jits:
                 state,
                 packing.unpack(vector),
                 operations=self._operations,
-                all_reduce=whole if self._mesh.shape[TP] == 1 else _sum_over_devices,
+                all_reduce=all_reduce_of(self._mesh),
             )
 
         cache = partition(CACHE_AXES)
@@ -215,6 +215,11 @@ class _Jits:
         mapped = jax.shard_map(run, mesh=self._mesh, in_specs=into, out_specs=out, check_vma=False)
         mapped.__name__ = name
         return jax.jit(mapped, donate_argnums=donate, compiler_options=COMPILER_OPTIONS)
+
+
+def all_reduce_of(mesh: Mesh) -> AllReduce:
+    """The sum over the devices of a mesh; nothing on one."""
+    return whole if mesh.shape[TP] == 1 else _sum_over_devices
 
 
 def _sum_over_devices(terms: Array) -> Array:

@@ -19,7 +19,7 @@ from models.pattern_attention import make_pattern_attention
 from models.sites import HEAD_SITES, PATTERN, Recorder, full_name, site_axes, site_shapes
 from runtime.buckets import Bucket, SampleBucket
 from runtime.experiments.probe import Instrument, ProbedStep
-from runtime.programs import Part
+from runtime.programs import Part, all_reduce_of
 from runtime.slots import SlotState
 from runtime.step import forward, sample
 from runtime.step_input import StepShape, forward_packing, sample_packing
@@ -137,7 +137,7 @@ class InstrumentedPrograms:
                 state,
                 inputs,
                 operations=self._operations,
-                all_reduce=partial(lax.psum, axis_name=TP),
+                all_reduce=all_reduce_of(self._mesh),
                 tap=tap,
                 make_attention=make_attention,
             )

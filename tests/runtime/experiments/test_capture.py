@@ -2,7 +2,6 @@
 
 import re
 from collections import Counter
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from models.operations import Operations
 from models.sites import Recorder
 from runtime.errors import RequestError
 from runtime.experiments.interventions import Add, Patch, Replace, Scale
+from runtime.programs import all_reduce_of
 from runtime.request import SamplingParams
 from runtime.step import forward
 from runtime.step_input import forward_packing
@@ -213,7 +213,7 @@ def test_taps_cost_nothing_while_nobody_looks(served):
                 state,
                 packing.unpack(vector),
                 operations=Operations(),
-                all_reduce=partial(jax.lax.psum, axis_name="tp"),
+                all_reduce=all_reduce_of(make_mesh(1)),
                 tap=tap,
             )
 
