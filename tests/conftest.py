@@ -1,5 +1,7 @@
 """Options and fixtures that every test folder shares."""
 
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,13 @@ from hypothesis import settings
 # a busy machine is no failure
 settings.register_profile("no deadline", settings(), deadline=None)
 settings.load_profile("no deadline")
+
+# Most of the time goes into compiling: what one test has compiled, others and the servers that they
+# start find. JAX reads its variables when it is imported.
+_programs = tempfile.TemporaryDirectory(prefix="ggjax-programs-")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _programs.name)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 BESIDE = Path(__file__).resolve().parents[2]
 MODEL_NAME = "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
