@@ -130,7 +130,8 @@ def start_engine(
         num_pages=memory.num_pages,
         kv_dtype=chosen.kv_dtype,
         operations=operations,
-        num_threads=os.cpu_count() or 1,
+        # for two GPUs XLA crashed when several threads compiled (docs/performance.md)
+        num_threads=(os.cpu_count() or 1) if chosen.num_devices == 1 else 1,
         log=log,
     )
     programs = runner.programs
