@@ -64,7 +64,11 @@ def _grammar(wanted: StructuredOutputs) -> str:
 
 
 def _from_schema(schema: str) -> str:
-    return LLMatcher.grammar_from_json_schema(guided_schema(json.loads(schema)))
+    try:
+        return LLMatcher.grammar_from_json_schema(guided_schema(json.loads(schema)))
+    except ValueError as error:  # a number past 64 bits
+        param = f"{PARAM}.json"
+        raise RequestError(f"{param}: {error}", param=param, code="invalid_schema") from None
 
 
 def _from_text(grammar: str) -> str:
