@@ -183,4 +183,4 @@ def test_a_form_that_cannot_be_given_starts_nothing(llm: LLM) -> None:
     params = SamplingParams(structured_outputs=wanted)
     with pytest.raises(RequestError, match="Unimplemented keys"):
         llm.generate(["a", "b"], [GREEDY, params])
-    assert not llm._engine.has_work
+    assert not llm.engine.has_work

@@ -264,6 +264,7 @@ def test_a_server_for_everyone_warns(run_server: Any, tiny_gguf: Path) -> None:
 
 
 def test_flags_become_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
     words = "serve m.gguf --max-model-len 8K --max-num-seqs 128 --max-num-batched-tokens 2048"
     words += " --gpu-memory-utilization 0.95 --kv-cache-dtype bfloat16 --dtype float32 -tp 2"
