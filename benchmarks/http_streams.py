@@ -1,9 +1,10 @@
 """Streamed tokens a second of the HTTP process: many clients, and an engine that answers at once.
 
-python -m benchmarks.http_streams [--streams 128] [--tokens 400] [--rate 60] [--forms text …]
+python -m benchmarks.http_streams [--streams 128] [--tokens 400] [--engine demo] [--forms text …]
 
 Three processes: the clients (this one), the server, and a stand-in for the engine, which gives one
-token to each request `--rate` times a second, as steps of a device do. The figures are tokens a
+token to each request `--rate` times a second, as steps of a device do; or with `--engine demo` the
+engine itself with the demonstration model. The figures are tokens a
 second of the server's CPU time, and how late its event loop comes back from a sleep, without the
 time in which it waited for a core: what else the machine does counts little.
 """
@@ -28,6 +29,7 @@ from aiohttp import web
 from models import demo
 from runtime.config import RuntimeConfig
 from server.app import make_app
+from server.engine_client import ENGINE_COMMAND
 from server.lifecycle import LIFECYCLE
 from server.served_model import ModelOptions
 
@@ -57,11 +59,12 @@ def schema_format(index: int) -> dict[str, object]:
     return {"type": "json_schema", "json_schema": {"name": f"s{index}", "schema": schema}}
 
 
-def serve(port: int, rate: float) -> None:
+def serve(port: int, streams: int, rate: float, engine: str) -> None:
     """The server process; writes its lags as JSON to stdout when it ends."""
+    stand_in = (sys.executable, "-m", "benchmarks.stand_in_engine", str(rate))
     options = ModelOptions(
-        config=RuntimeConfig(model=demo.NAME),
-        engine_command=(sys.executable, "-m", "benchmarks.stand_in_engine", str(rate)),
+        config=RuntimeConfig(model=demo.NAME, max_num_seqs=streams, max_model_len=1024),
+        engine_command=stand_in if engine == "stand-in" else ENGINE_COMMAND,
     )
     app = make_app(options)
     lags: list[tuple[float, float]] = []
@@ -127,7 +130,7 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def wait_until_ready(port: int, seconds: float = 60.0) -> None:
+def wait_until_ready(port: int, seconds: float = 300.0) -> None:
     """Until /health is 200."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -151,7 +154,8 @@ def measure(options: argparse.Namespace, form: str) -> str:
     """A line of figures, from a server of its own."""
     port = free_port()
     command = [sys.executable, "-m", "benchmarks.http_streams", "--serve", str(port)]
-    command += ["--rate", str(options.rate)]
+    command += ["--rate", str(options.rate), "--engine", options.engine]
+    command += ["--streams", str(options.streams)]
 
     def body(index: int) -> bytes:
         shared = {"messages": MESSAGES, "stream": True, "max_tokens": options.tokens}
@@ -184,11 +188,12 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=128)
     parser.add_argument("--tokens", type=int, default=400, help="of each stream")
     parser.add_argument("--rate", type=float, default=60.0, help="steps a second")
+    parser.add_argument("--engine", choices=("stand-in", "demo"), default="stand-in")
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
     parser.add_argument("--serve", type=int, metavar="PORT", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve is not None:
-        serve(options.serve, options.rate)
+        serve(options.serve, options.streams, options.rate, options.engine)
         return
     for form in options.forms:
         print(measure(options, form), flush=True)
