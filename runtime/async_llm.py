@@ -72,7 +72,7 @@ class AsyncLLM:
             RequestError: it cannot be served, or a request of this id runs already.
             EngineDied: the device failed.
         """
-        job = self._llm.job(prompt, sampling_params, tuple(interventions))
+        job = self._llm.jobs.one(prompt, sampling_params, tuple(interventions))
         started, events = await self._start(job, capture)
         name = request_id or str(started.request_ids[0])
         try:

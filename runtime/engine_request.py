@@ -19,7 +19,7 @@ type Pooling = Literal["last", "mean"]
 
 @dataclass(eq=False)
 class Request:
-    """Only the scheduler changes it.
+    """Only the scheduler changes it, and what it calls.
 
     `num_computed` catches up with `num_tokens`; there is no phase. Tokens that the device has been
     asked for and the host has not read yet are `num_in_flight`: they count.

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from models import demo
 from models.gguf_file import open_gguf
@@ -13,8 +12,6 @@ from runtime.compile_log import CompileLog
 from runtime.config import RuntimeConfig
 from runtime.embedding import embed
 from runtime.engine import Engine
-from runtime.errors import RequestError
-from runtime.experiments.interventions import INTERVENTIONS, Intervention
 from runtime.experiments.pure_model import Params as Weights
 from runtime.experiments.pure_model import PureModel
 from runtime.experiments.score_functions import Processor, Sampler, make_processor, make_sampler
@@ -22,19 +19,9 @@ from runtime.experiments.scoring import Score, Scorer
 from runtime.guidance import GuideMaker
 from runtime.kv_snapshot import KVSnapshot
 from runtime.llm_answers import Answers
-from runtime.llm_prompts import (
-    Interventions,
-    Job,
-    Messages,
-    Names,
-    Params,
-    Prompt,
-    is_chat,
-    listed_chats,
-    listed_prompts,
-    lists_each,
-    one_each,
-)
+from runtime.llm_contexts import answer_context, prompt_context
+from runtime.llm_jobs import JobMaker
+from runtime.llm_prompts import Interventions, Messages, Names, Params, Prompt
 from runtime.outputs import EmbeddingOutput, RequestOutput
 from runtime.request import SamplingParams
 from runtime.start import start_engine
@@ -91,7 +78,7 @@ class LLM:
             )
             self._worker = opened.enter_context(closing(TemplateWorker()))
             opened.pop_all()
-        self._template = ChatTemplate(source, self._tokenizer, self._worker)
+        self.jobs = JobMaker(tokenizer, ChatTemplate(source, tokenizer, self._worker))
         self.answers = Answers(
             self.engine,
             self._tokenizer,
@@ -144,9 +131,7 @@ class LLM:
 
     def tokenize(self, text: str, *, parse_special: bool = True) -> list[int]:
         """The ids of a text; `parse_special` reads control tokens in it."""
-        return list(self._tokenizer.prefix_ids) + self._tokenizer.encode(
-            text, parse_special=parse_special
-        )
+        return self.jobs.tokenize(text, parse_special=parse_special)
 
     def detokenize(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """The text of ids."""
@@ -181,21 +166,14 @@ class LLM:
         Raises:
             RequestError: a prompt or a parameter cannot be served; then nothing was started.
         """
-        listed = listed_prompts(prompts)
-        params = one_each(sampling_params, len(listed))
-        changes = lists_each(interventions, INTERVENTIONS, len(listed), param="interventions")
-        names: list[tuple[str, ...]] = lists_each(
-            logits_processors, (str,), len(listed), param="logits_processors"
+        jobs = self.jobs.of_prompts(
+            prompts,
+            sampling_params,
+            interventions=interventions,
+            keeps=keep_kv,
+            logits_processors=logits_processors,
+            sampler=sampler,
         )
-        jobs = [
-            replace(
-                self.job(prompt, own, items),
-                keeps=keep_kv,
-                logits_processors=processors,
-                sampler=sampler,
-            )
-            for prompt, own, items, processors in zip(listed, params, changes, names, strict=True)
-        ]
         return self.answers.run(jobs, capture=capture, show_progress=use_tqdm)
 
     def chat(
@@ -211,21 +189,14 @@ class LLM:
         interventions: Interventions = (),
     ) -> list[RequestOutput]:
         """Answers to conversations in OpenAI's form, one or a list of them; see `generate`."""
-        rendered = [
-            self._template.render_chat(
-                chat,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=continue_final_message,
-                tools=tools,
-            )
-            for chat in listed_chats(messages)
-        ]
-        params = one_each(sampling_params, len(rendered))
-        changes = lists_each(interventions, INTERVENTIONS, len(rendered), param="interventions")
-        jobs = [
-            Job(chat.text, chat.ids, own, starts_text=True, interventions=items)
-            for chat, own, items in zip(rendered, params, changes, strict=True)
-        ]
+        jobs = self.jobs.of_chats(
+            messages,
+            sampling_params,
+            interventions=interventions,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            tools=tools,
+        )
         return self.answers.run(jobs, capture=capture, show_progress=use_tqdm)
 
     def embed(
@@ -245,7 +216,7 @@ class LLM:
         Raises:
             RequestError: a prompt cannot be served.
         """
-        jobs = {self.answers.next_id(): self.job(prompt) for prompt in listed_prompts(prompts)}
+        jobs = {self.answers.next_id(): job for job in self.jobs.of_prompts(prompts)}
         ids = {request_id: job.ids for request_id, job in jobs.items()}
         found = embed(self.engine, ids, pooling=pooling, normalize=normalize)
         return [
@@ -267,26 +238,7 @@ class LLM:
         Args:
             prompt: a text, token ids, or the messages of a chat.
         """
-        return self.answers.stream(self.job(prompt, sampling_params))
-
-    def job(
-        self,
-        prompt: Prompt | Messages,
-        sampling_params: SamplingParams | None = None,
-        interventions: tuple[Intervention, ...] = (),
-    ) -> Job:
-        """One prompt or chat as the engine takes it."""
-        params = sampling_params or SamplingParams()
-        if is_chat(prompt):
-            chat = self._template.render_chat(cast(Messages, prompt))
-            return Job(chat.text, chat.ids, params, starts_text=True, interventions=interventions)
-        (plain,) = listed_prompts(cast(Prompt, prompt))
-        job = Job(None, [], params, interventions=interventions)
-        if isinstance(plain, KVSnapshot):
-            return replace(job, ids=list(plain.token_ids), origin=plain.copy())
-        if isinstance(plain, str):
-            return replace(job, text=plain, ids=self.tokenize(plain))
-        return replace(job, ids=plain)
+        return self.answers.stream(self.jobs.one(prompt, sampling_params))
 
     def score(
         self, prompt: str | list[int], continuations: Sequence[str | list[int]]
@@ -315,19 +267,9 @@ class LLM:
             RequestError: the prompt cannot be served, or the result has kept nothing.
         """
         if isinstance(request, RequestOutput):
-            kept = request.outputs[0].snapshot
-            if kept is None:
-                raise RequestError(
-                    f"request {request.request_id} has kept nothing: generate with keep_kv=True",
-                    param="request",
-                )
-            return kept.copy()
-        (output,) = self.generate(
-            request, SamplingParams(temperature=0, max_tokens=1), use_tqdm=False, keep_kv=True
-        )
-        kept = output.outputs[0].snapshot
-        assert kept is not None
-        return kept.copy(upto=len(output.prompt_token_ids))
+            return answer_context(request)
+        (job,) = self.jobs.of_prompts(request, SamplingParams(temperature=0, max_tokens=1))
+        return prompt_context(self.answers, job)
 
     def fork(self, snapshot: KVSnapshot, n: int) -> list[KVSnapshot]:
         """`n` snapshots of the same pages: references, nothing is copied."""

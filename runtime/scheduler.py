@@ -2,7 +2,7 @@
 
 import itertools
 from bisect import insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from runtime.page_pool import PagePool
 from runtime.request import TokenOutput
 from runtime.request_pages import RequestPages
 from runtime.step_plan import Draft, Limits, SampledToken, Scheduled, StepPlan, reported
+from runtime.step_results import book_scores, book_states, book_token
 
 
 class Scheduler:
@@ -116,20 +117,28 @@ class Scheduler:
                 position of `plan.scored`.
             states: float32 [D] for each reported position of `plan.pooled`.
         """
-        outputs = []
+        outputs: list[TokenOutput | None] = []
         num_samples = len(plan.samples)
         scores = iter(tokens[num_samples:])
         for item in plan.scored:
-            outputs += self._book_scores(item, list(itertools.islice(scores, len(item.reported))))
+            request = item.request
+            own_scores = list(itertools.islice(scores, len(item.reported)))
+            if request.finish_reason is None:
+                outputs.append(self._end_by(request, book_scores(request, own_scores, self.pages)))
         rows = iter(states)
         for item in plan.pooled:
-            outputs += self._book_states(item, rows)
+            request = item.request
+            own_states = [next(rows) for _ in item.reported]
+            request.num_in_flight -= item.samples
+            if request.finish_reason is None:
+                output = book_states(request, own_states, self.pages, are_last=item.samples)
+                outputs.append(self._end_by(request, output))
         for item, token in zip(plan.samples, tokens[:num_samples], strict=True):
             request = item.request
             request.num_in_flight -= 1
             if request.finish_reason is None:  # else it ended while this token was in flight
-                outputs.append(self._book(request, token))
-        return outputs
+                outputs.append(self._end_by(request, book_token(request, token, self.pages)))
+        return [output for output in outputs if output is not None]
 
     def abort(self, request: Request) -> TokenOutput | None:
         """Ends a request at once, wherever it is; None if it has ended already."""
@@ -145,75 +154,11 @@ class Scheduler:
         assert sorted(slots) == list(range(self.limits.num_slots))
         assert all(not r.pages and r.slot is None for r in self.waiting)
 
-    def _book(self, request: Request, token: SampledToken) -> TokenOutput:
-        if not token.finite:
-            return self._spoil(request)
-        token_id, guide = token.token_id, request.guide
-        request.output_ids.append(token_id)
-        self.pages.register(request)
-        num_output = len(request.output_ids)
-        if guide is not None:
-            guide.accept(token_id)
-            if guide.error is not None:
-                return self._fail(request, guide.error)
-        if token_id in request.stop_ids and num_output >= request.params.min_tokens:
-            self._finish(request, "stop")
-        elif guide is not None and guide.is_finished:
-            self._finish(request, "stop")
-        elif num_output >= request.max_tokens:
-            self._finish(request, "length")
-        with_scores = num_output == 1 and request.params.prompt_logprobs is not None
-        return TokenOutput(
-            request.request_id,
-            token_id,
-            token.logprob,
-            token.top_logprobs,
-            request.finish_reason,
-            num_cached_tokens=request.num_cached_tokens,
-            prompt_logprobs=(None, *request.prompt_scores) if with_scores else None,
-        )
-
-    def _book_scores(self, item: Scheduled, scores: list[SampledToken]) -> list[TokenOutput]:
-        request = item.request
-        if request.finish_reason is not None:
-            return []
-        if not all(score.finite for score in scores):
-            return [self._spoil(request)]
-        for score in scores:
-            assert score.logprob is not None
-            request.prompt_scores.append((score.token_id, score.logprob, score.top_logprobs))
-        return []
-
-    def _book_states(self, item: Scheduled, states: Iterator[np.ndarray]) -> list[TokenOutput]:
-        request = item.request
-        total = np.sum([next(states) for _ in item.reported], axis=0, dtype=np.float64)
-        request.num_in_flight -= item.samples
-        if request.finish_reason is not None:
-            return []
-        request.pooled = total if request.pooled is None else request.pooled + total
-        if not np.isfinite(request.pooled).all():
-            return [self._spoil(request)]
-        if not item.samples:
-            return []
-        self._finish(request, "stop")
-        count = len(request.prompt_ids) if request.pooling == "mean" else 1
-        return [
-            TokenOutput(
-                request.request_id,
-                None,
-                finish_reason="stop",
-                num_cached_tokens=request.num_cached_tokens,
-                embedding=(request.pooled / count).astype(np.float32).tobytes(),
-            )
-        ]
-
-    def _spoil(self, request: Request) -> TokenOutput:
-        self.pages.forget(request)
-        return self._fail(request, "the model's scores are not finite numbers")
-
-    def _fail(self, request: Request, error: str) -> TokenOutput:
-        self._finish(request, "error")
-        return TokenOutput(request.request_id, None, finish_reason="error", error=error)
+    def _end_by(self, request: Request, output: TokenOutput | None) -> TokenOutput | None:
+        """Ends the request if its output says so; the output."""
+        if output is not None and output.finish_reason is not None:
+            self._finish(request, output.finish_reason)
+        return output
 
     def _finish(self, request: Request, reason: str) -> None:
         request.finish_reason = reason
