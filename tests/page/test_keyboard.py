@@ -67,11 +67,13 @@ def test_views_are_tabs(open_page: Any) -> None:
     page = open_page()
     page.focus("#tab-chat")
     page.keyboard.press("ArrowRight")
-    assert page.is_visible("#panel-completion") and page.is_hidden("#panel-chat")
+    expect(page.locator("#panel-completion")).to_be_visible()
+    expect(page.locator("#panel-chat")).to_be_hidden()
     assert focus(page) == "tab-completion"
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowLeft")
-    assert page.is_visible("#panel-live") and page.is_hidden("#playground")
+    expect(page.locator("#panel-live")).to_be_visible()
+    expect(page.locator("#playground")).to_be_hidden()
     assert page.get_attribute("#tab-live", "aria-selected") == "true"
 
 
