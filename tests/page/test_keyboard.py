@@ -28,7 +28,7 @@ def test_a_chat_by_keyboard_alone(open_page: Any) -> None:
     page.keyboard.type("two")
     assert page.input_value("#draft") == "one\ntwo"
     page.keyboard.press("Enter")
-    page.wait_for_selector("article.assistant .token")
+    expect(page.locator("article.assistant .token").nth(1)).to_be_visible()  # two to step between
     page.keyboard.press("Escape")
     page.wait_for_selector("article.assistant .figures:not(:empty)")
 
