@@ -2,20 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float, Int
 
 from models.config import PAGE_SIZE, ModelConfig
+from models.projection import Projection
 from pallas_kernels.kv_write import write_pages
 
 BLOCK_Q = 64  # queries of a block: all of one request
 
-# attention(layer, q [T K G H], k [T K H], v [T K H], cache) -> (out [T K G H], cache)
-type Attention[Cache] = Callable[[Array | int, Array, Array, Array, Cache], tuple[Array, Cache]]
-# attend(q [B Q K G H], k_pages, v_pages, page_tables [B P], positions [B Q]) -> [B Q K G H]
-type PagedAttention = Callable[[Array, Array, Array, Array, Array], Array]
+# attention(projection, cache) -> (out [T K G H], cache)
+type Attention[Cache] = Callable[[Projection, Cache], tuple[Array, Cache]]
 
 
 @jax.tree_util.register_dataclass
@@ -30,6 +30,12 @@ class KVCache:
 
     k: Array
     v: Array
+
+    @property
+    def pages(self) -> tuple[Array, Array]:
+        """Keys and values, [L * pages, K, page, H]: no layer is sliced out, and copied."""
+        k, v = (x.reshape(-1, *x.shape[2:]) for x in (self.k, self.v))
+        return k, v
 
 
 @jax.tree_util.register_dataclass
@@ -70,17 +76,93 @@ def cache_shape(config: ModelConfig, *, num_pages: int, page_size: int) -> tuple
     return (config.num_layers, num_pages, config.num_kv_heads, page_size, config.head_dim)
 
 
-def make_paged_attention(step: ModelInput, attend: PagedAttention) -> Attention[KVCache]:
+class PagedAttention(Protocol):
+    """`pallas_kernels.paged_attention.paged_attention`, or what is faster."""
+
+    def __call__(
+        self,
+        q: Array,
+        k_pages: Array,
+        v_pages: Array,
+        page_tables: Array,
+        positions: Array,
+        *,
+        group: int,
+    ) -> Array: ...
+
+
+class Enter(Protocol):
+    """`enter`, or what is faster."""
+
+    def __call__(
+        self,
+        projection: Projection,
+        k_pages: Array,
+        v_pages: Array,
+        page_ids: Array,
+        offsets: Array,
+        *,
+        are_rows: bool,
+    ) -> tuple[Array, Array, Array]: ...
+
+
+def enter(
+    projection: Projection,
+    k_pages: Float[Array, "pages K page H"],
+    v_pages: Float[Array, "pages K page H"],
+    page_ids: Int[Array, " T"],
+    offsets: Int[Array, " T"],
+    *,
+    are_rows: bool,
+) -> tuple[
+    Float[Array, "T K rows H"], Float[Array, "pages K page H"], Float[Array, "pages K page H"]
+]:
+    """The queries of a step's tokens, and the pages with their keys and values written.
+
+    Args:
+        page_ids: -1 for padding, which is written nowhere.
+        are_rows: all tokens are rows of one query; an implementation may then give queries of more
+            than G rows, of which those past G mean nothing.
+    """
+    q, k, v = projection.heads()
+    k_pages = write_pages(k_pages, k, page_ids, offsets)
+    return q, k_pages, write_pages(v_pages, v, page_ids, offsets)
+
+
+def make_entrance(
+    step: ModelInput, enter: Enter = enter
+) -> Callable[[Projection, KVCache], tuple[Array, KVCache]]:
+    """Queries of a step's tokens, and the cache with their keys and values, by `enter`."""
+    place = jnp.maximum(step.positions, 0)
+    offsets = place % PAGE_SIZE
+    own_pages = step.page_table.at[step.slots, place // PAGE_SIZE].get(mode="clip")
+
+    def entrance(projection: Projection, cache: KVCache) -> tuple[Array, KVCache]:
+        first_page = projection.layer * cache.k.shape[1]
+        q, k_pages, v_pages = enter(
+            projection,
+            *cache.pages,
+            jnp.where(step.positions >= 0, own_pages + first_page, -1),
+            offsets,
+            are_rows=not step.blocks.shape[0],
+        )
+        return q, KVCache(k_pages.reshape(cache.k.shape), v_pages.reshape(cache.v.shape))
+
+    return entrance
+
+
+def make_paged_attention(
+    step: ModelInput, attend: PagedAttention, enter: Enter = enter
+) -> Attention[KVCache]:
     """Attention of a step's tokens over the paged cache; their keys and values are written first.
 
     Args:
         step: the tokens.
         attend: the implementation, as `pallas_kernels.paged_attention.paged_attention`.
+        enter: what comes before.
     """
     num_rows, num_blocks = step.num_rows, step.blocks.shape[0]
-    place = jnp.maximum(step.positions, 0)
-    offsets = place % PAGE_SIZE
-    own_pages = step.page_table.at[step.slots, place // PAGE_SIZE].get(mode="clip")
+    entrance = make_entrance(step, enter)
     is_row = jnp.ones(num_rows, bool)
     if num_blocks:
         is_row = step.blocks[jnp.arange(num_rows) // BLOCK_Q] < 0
@@ -91,30 +173,26 @@ def make_paged_attention(step: ModelInput, attend: PagedAttention) -> Attention[
         step.blocks[:, None] >= 0, step.positions[: num_blocks * BLOCK_Q].reshape(-1, BLOCK_Q), -1
     )
 
-    def attention(
-        layer: Array | int, q: Array, k: Array, v: Array, cache: KVCache
-    ) -> tuple[Array, KVCache]:
-        num_pages = cache.k.shape[1]
-        page_ids = jnp.where(step.positions >= 0, own_pages, num_pages)  # padding: nowhere
-        cache = KVCache(
-            k=write_pages(cache.k, layer, k, page_ids, offsets),
-            v=write_pages(cache.v, layer, v, page_ids, offsets),
-        )
-        # all layers' pages as one axis, so that no layer is sliced out (and copied)
-        k_pages, v_pages = (x.reshape(-1, *x.shape[2:]) for x in (cache.k, cache.v))
-        first_page = layer * num_pages
+    def attention(projection: Projection, cache: KVCache) -> tuple[Array, KVCache]:
+        q, cache = entrance(projection, cache)
+        first_page = projection.layer * cache.k.shape[1]
+        group = projection.group
         with jax.named_scope("attention"):
             rows = attend(
-                q[:num_rows, None], k_pages, v_pages, row_tables + first_page, row_positions
+                q[:num_rows, None],
+                *cache.pages,
+                row_tables + first_page,
+                row_positions,
+                group=group,
             )[:, 0]
             if not num_blocks:
                 return rows, cache
             blocks = attend(
                 q.reshape(num_blocks, BLOCK_Q, *q.shape[1:]),
-                k_pages,
-                v_pages,
+                *cache.pages,
                 block_tables + first_page,
                 block_positions,
+                group=group,
             ).reshape(q.shape)
             # each token was computed by one of the two and is zero in the other
             return blocks.at[:num_rows].add(rows), cache

@@ -3,25 +3,34 @@
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+from jaxtyping import Array
+
 from models.config import ModelConfig
-from models.kv_cache import PagedAttention
+from models.kv_cache import Enter, PagedAttention, enter
+from models.projection import Projection
 from models.qwen2 import AddNorm
+from models.sites import untouched
 from models.weights import Multiply
 from pallas_kernels.add_norm import add_norm, hopper_add_norm
 from pallas_kernels.hopper import is_hopper
 from pallas_kernels.hopper_attention import hopper_attention, takes_heads
 from pallas_kernels.multiply import hopper_multiply, multiply
 from pallas_kernels.paged_attention import paged_attention
+from pallas_kernels.paged_decode import padded_rows
+from pallas_kernels.rope_write import rope_write
+from pallas_kernels.rope_write import takes_heads as writes_heads
 
 
 @dataclass(frozen=True)
 class Operations:
-    """Attention over pages, products, and addition with the norm after it.
+    """Attention over pages and what comes before it, products, and addition with the norm after it.
 
     `attention_name` is for the log.
     """
 
     attend: PagedAttention = paged_attention
+    enter: Enter = enter
     multiply: Multiply = multiply
     add_norm: AddNorm = add_norm
     attention_name: str = "plain XLA"
@@ -35,7 +44,40 @@ def choose_operations(device: Any, config: ModelConfig, *, itemsize: int) -> Ope
     fits = takes_heads(group=group, head_dim=config.head_dim, itemsize=itemsize)
     return Operations(
         attend=hopper_attention if fits else paged_attention,
+        enter=hopper_enter if fits else enter,
         multiply=hopper_multiply,
         add_norm=hopper_add_norm,
         attention_name="Mosaic GPU" if fits else "plain XLA",
     )
+
+
+def hopper_enter(
+    projection: Projection,
+    k_pages: Array,
+    v_pages: Array,
+    page_ids: Array,
+    offsets: Array,
+    *,
+    are_rows: bool,
+    interpret: Any = None,
+) -> tuple[Array, Array, Array]:
+    """`models.kv_cache.enter` as one kernel, where nobody looks at the heads.
+
+    Rows of one query leave it as the decode kernel takes them, padded.
+    """
+    num_heads, head_dim = projection.bias.shape[0] * projection.bias.shape[1], k_pages.shape[3]
+    if projection.tap is not untouched or not writes_heads(num_heads=num_heads, head_dim=head_dim):
+        return enter(projection, k_pages, v_pages, page_ids, offsets, are_rows=are_rows)
+    with jax.named_scope("rope"):
+        written: tuple[Array, Array, Array] = rope_write(
+            projection.values,
+            projection.bias,
+            projection.rope,
+            k_pages,
+            v_pages,
+            page_ids,
+            offsets,
+            rows=padded_rows(projection.group) if are_rows else projection.group,
+            interpret=interpret,
+        )
+    return written

@@ -5,33 +5,24 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from models.kv_cache import (
-    BLOCK_Q,
-    Attention,
-    KVCache,
-    ModelInput,
-    PagedAttention,
-    make_paged_attention,
-)
+from models.kv_cache import BLOCK_Q, Attention, KVCache, ModelInput, make_entrance
+from models.projection import Projection
 from models.sites import PATTERN, Tap
 
 _MASKED = -1e30  # finite, so that a padding query stays free of NaN
 
 
-def make_pattern_attention(
-    step: ModelInput, attend: PagedAttention, tap: Tap
-) -> Attention[KVCache]:
+def make_pattern_attention(step: ModelInput, tap: Tap) -> Attention[KVCache]:
     """As `make_paged_attention`, with the pattern [T, N, C] of every token going through `tap`.
 
     C is the whole width of the page table, P * page: memory grows with it, not with the lengths.
     """
-    write = make_paged_attention(step, attend)
+    entrance = make_entrance(step)
     queries = _Queries(step)
 
-    def attention(
-        layer: Array | int, q: Array, k: Array, v: Array, cache: KVCache
-    ) -> tuple[Array, KVCache]:
-        _, cache = write(layer, q, k, v, cache)  # its output is not used, and so not computed
+    def attention(projection: Projection, cache: KVCache) -> tuple[Array, KVCache]:
+        layer = projection.layer
+        q, cache = entrance(projection, cache)
         with jax.named_scope("attention"):
             k_pages, v_pages = cache.k[layer], cache.v[layer]
             scores = queries.over_contexts("BQKGH,BKCH->BQKGC", q, k_pages)

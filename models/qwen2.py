@@ -9,7 +9,8 @@ from jaxtyping import Array, Float, Int
 
 from models.config import ModelConfig
 from models.kv_cache import Attention
-from models.rope import rope_tables, rotate
+from models.projection import Projection
+from models.rope import rope_tables
 from models.sites import Tap, untouched
 from models.weights import Weight
 from pallas_kernels.add_norm import add, add_norm, rms_norm
@@ -69,17 +70,10 @@ class SelfAttention(nnx.Module):
     ) -> tuple[Float[Array, "terms T D"], Cache]:
         """What the layer's heads add to the residual stream, in terms, and the cache."""
         with jax.named_scope("qkv"):
-            bias = self.bias[...]
-            num_kv_heads = bias.shape[0]
-            qkv = self.qkv.product(x, narrow=True) + bias.reshape(-1)
-            qkv = qkv.astype(x.dtype).reshape(x.shape[0], num_kv_heads, -1, self.head_dim)
-        with jax.named_scope("rope"):
-            q = rotate(qkv[:, :, :-2], *rope) * self.head_dim**-0.5
-            k = rotate(qkv[:, :, -2], *rope)
-        q = tap("attn.q", layer, q.astype(x.dtype))
-        k = tap("attn.k", layer, k.astype(x.dtype))
-        v = tap("attn.v", layer, qkv[:, :, -1])
-        mixed, cache = attention(layer, q, k, v, cache)
+            bias = self.bias[...].reshape(self.bias[...].shape[0], -1, self.head_dim)
+            values = self.qkv.product(x, narrow=True).reshape(x.shape[0], *bias.shape)
+        projection = Projection(layer, values, bias, rope, x.dtype, tap)
+        mixed, cache = attention(projection, cache)
         mixed = tap("attn.z", layer, mixed)
         with jax.named_scope("attention_out"):
             return self.out.terms(mixed.reshape(x.shape[0], -1), narrow=True), cache

@@ -16,12 +16,16 @@ def hopper_attention(
     page_tables: Int[Array, "B P"],
     positions: Int[Array, "B Q"],
     *,
+    group: int | None = None,
     interpret: Any = None,
 ) -> Float[Array, "B Q K G H"]:
     """`pallas_kernels.paged_attention.paged_attention` for blocks of 1 or 64 queries.
 
     The queries of a block stand at consecutive positions, padding behind them; what padding gives
     is finite and means nothing. Pages hold finite numbers everywhere.
+
+    Args:
+        group: how many of a kv head's queries count, the first ones; None: all.
     """
     if q.shape[1] == 1:
         return paged_decode(
@@ -30,11 +34,12 @@ def hopper_attention(
             v_pages,
             page_tables,
             positions[:, 0] + 1,
+            group=group,
             config=choose_config(q.shape[0], q.shape[2], page_tables.shape[1]),
             interpret=interpret,
         )[:, None]
     return paged_prefill(
-        q,
+        q[:, :, :, :group],
         k_pages,
         v_pages,
         page_tables,

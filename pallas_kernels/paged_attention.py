@@ -55,7 +55,7 @@ def paged_attention_reference(
     return jnp.where(positions[:, :, None, None, None] >= 0, out, 0).astype(q.dtype)
 
 
-@partial(jax.jit, static_argnames=("pages_per_iteration",))
+@partial(jax.jit, static_argnames=("group", "pages_per_iteration"))
 def paged_attention(
     q: Float[Array, "B Q K G H"],
     k_pages: Float[Array, "pages K page H"],
@@ -63,12 +63,17 @@ def paged_attention(
     page_tables: Int[Array, "B P"],
     positions: Int[Array, "B Q"],
     *,
+    group: int | None = None,
     pages_per_iteration: int = PAGES_PER_ITERATION,
 ) -> Float[Array, "B Q K G H"]:
     """`paged_attention_reference` by an online softmax over a few pages at a time.
 
+    Args:
+        group: how many of a kv head's queries count, the first ones; None: all.
+
     Source: Milakov and Gimelshein, Online normalizer calculation for softmax, 2018.
     """
+    q = q[:, :, :, :group]
     num_blocks, block_q, num_kv_heads, group, head_dim = q.shape
     page_size = k_pages.shape[2]
     width = min(pages_per_iteration, page_tables.shape[1])

@@ -59,15 +59,16 @@ def choose_config(
     return TuningConfig(splits, 2 if splits == 1 else 5)
 
 
-@partial(jax.jit, static_argnames=("config", "interpret"))
+@partial(jax.jit, static_argnames=("group", "config", "interpret"))
 def paged_decode(
-    q: Float[Array, "B K G H"],
+    q: Float[Array, "B K rows H"],
     k_pages: Float[Array, "pages K page H"],
     v_pages: Float[Array, "pages K page H"],
     page_tables: Int[Array, "B P"],
     lengths: Int[Array, " B"],
     *,
     config: TuningConfig,
+    group: int | None = None,
     interpret: Any = None,
 ) -> Float[Array, "B K G H"]:
     """Softmax attention of one query a request over the first `lengths` keys of its pages.
@@ -76,26 +77,32 @@ def paged_decode(
         q: queries, already scaled; bfloat16 or float16.
         k_pages, v_pages: finite numbers also where nothing was written.
         lengths: 0 for padding, which gives zeros.
+        group: G, how many of a kv head's rows are queries, the first ones; None: all.
         interpret: `plgpu.InterpretGPUParams` to run on a CPU.
 
     Raises:
         ValueError: a shape or type that the kernel does not take.
     """
-    num_rows, num_kv_heads, group, head_dim = q.shape
+    group = group or q.shape[2]
     if group > 16:
         raise ValueError(f"a group of at most 16 heads, got {group}")
     check_operands(q, k_pages, v_pages)
-    padded = -(-group // ROW_TILE) * ROW_TILE
-    q = jnp.pad(q, ((0, 0), (0, 0), (0, padded - group), (0, 0)))
-    run = _make_kernel(q, k_pages, config, interpret)
+    padding = padded_rows(q.shape[2]) - q.shape[2]
+    q = jnp.pad(q, ((0, 0), (0, 0), (0, padding), (0, 0)))
+    run = _make_kernel(q, k_pages, config, group, interpret)
     out, *sums = run(q, k_pages, v_pages, page_tables, lengths)
     if not sums:
-        return out[:, :, :group]
+        return out
     tops, totals = sums
     return combine_splits(out, tops, totals, group=group, dtype=q.dtype, interpret=interpret)
 
 
-def _make_kernel(q: Array, k_pages: Array, config: TuningConfig, interpret: Any) -> Any:
+def padded_rows(group: int) -> int:
+    """Rows that the queries of a kv head take."""
+    return -(-group // ROW_TILE) * ROW_TILE
+
+
+def _make_kernel(q: Array, k_pages: Array, config: TuningConfig, group: int, interpret: Any) -> Any:
     num_rows, num_kv_heads, padded, head_dim = q.shape
     page_size = k_pages.shape[2]
     splits, stages = config.num_splits, config.num_stages
@@ -111,8 +118,10 @@ def _make_kernel(q: Array, k_pages: Array, config: TuningConfig, interpret: Any)
     }
     if interpret is not None:
         scratch["p_smem"] = plgpu.SMEM((TILE_M, page_size), q.dtype, transforms=wide)
-    out_type = [jax.ShapeDtypeStruct(q.shape, q.dtype)]
-    if splits > 1:
+    out_type = [jax.ShapeDtypeStruct((num_rows, num_kv_heads, group, head_dim), q.dtype)]
+    if splits == 1:
+        scratch["out_smem"] = plgpu.SMEM((TILE_M, head_dim), q.dtype)  # G rows need not be tiles
+    else:
         partials = (num_rows, num_kv_heads, splits, padded)
         out_type = [
             jax.ShapeDtypeStruct((*partials, head_dim), jnp.float32),
@@ -142,7 +151,7 @@ def _kernel(
     v_gmem: Any,  # [pages, K, page, H]
     tables_gmem: Any,  # [B, P]
     lengths_gmem: Any,  # [B]
-    out_gmem: Any,  # [B, K, padded, H]; of several splits: [B, K, splits, padded, H] float32
+    out_gmem: Any,  # [B, K, G, H]; of several splits: [B, K, splits, padded, H] float32
     *sums_gmem: Any,  # of several splits: top and total, [B, K, splits, padded] float32
     q_smem: Any,  # [64, H]; rows past `padded` hold anything: rows do not mix
     k_smem: Any,  # [stages, page, H]
@@ -150,6 +159,7 @@ def _kernel(
     q_barrier: Any,
     k_barrier: Any,
     v_barrier: Any,
+    out_smem: Any = None,  # [64, H]
     sums_smem: Any = (),  # of several splits: [64, H], [64], [64], float32
     p_smem: Any = None,  # [64, page] to pass the weights through, which the interpreter needs
     num_splits: int,
@@ -210,16 +220,16 @@ def _kernel(
 
     plgpu.barrier_wait(q_barrier)
     sums = lax.fori_loop(0, count, attend, no_sums(q_smem.shape[1]))
-    used = pl.ds(0, padded)
     if num_splits > 1:
+        used = pl.ds(0, padded)
         for value, smem, gmem in zip(sums, sums_smem, (out_gmem, *sums_gmem), strict=True):
             smem[...] = value
             plgpu.commit_smem()
             plgpu.copy_smem_to_gmem(smem.at[used], gmem.at[row, head, split])
     else:
-        # the queries are not needed any more, and a smaller program fits a multiprocessor twice
         total = spread(jnp.maximum(sums.total, 1e-30), sums.acc.shape)
-        q_smem[...] = (sums.acc / total).astype(q_smem.dtype)
+        out_smem[...] = (sums.acc / total).astype(out_smem.dtype)
         plgpu.commit_smem()
-        plgpu.copy_smem_to_gmem(q_smem.at[used], out_gmem.at[row, head])
+        group = pl.ds(0, out_gmem.shape[2])
+        plgpu.copy_smem_to_gmem(out_smem.at[group], out_gmem.at[row, head])
     plgpu.wait_smem_to_gmem(0)

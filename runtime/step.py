@@ -8,7 +8,14 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from models.kv_cache import Attention, KVCache, ModelInput, PagedAttention, make_paged_attention
+from models.kv_cache import (
+    Attention,
+    Enter,
+    KVCache,
+    ModelInput,
+    PagedAttention,
+    make_paged_attention,
+)
 from models.operations import Operations
 from models.qwen2 import AllReduce, Decoder, Head
 from models.sites import Tap, untouched
@@ -32,7 +39,7 @@ def forward(
     all_reduce: AllReduce,
     tap: Tap = untouched,
     make_attention: Callable[
-        [ModelInput, PagedAttention], Attention[KVCache]
+        [ModelInput, PagedAttention, Enter], Attention[KVCache]
     ] = make_paged_attention,
 ) -> tuple[KVCache, SlotState, Array]:
     """Runs a step's tokens through the layers.
@@ -60,7 +67,7 @@ def forward(
     hidden, cache = decoder(
         step.token_ids,
         jnp.maximum(step.positions, 0),
-        make_attention(step, operations.attend),
+        make_attention(step, operations.attend, operations.enter),
         cache,
         all_reduce,
         operations.add_norm,

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int
 from models.config import ModelConfig
 from models.kv_cache import Attention
 from models.load import expected_shapes
+from models.projection import Projection
 from models.qwen2 import MLP, Decoder, Head, Layer, Qwen2, RMSNorm, SelfAttention
 from models.weights import Axes, Dense
 
@@ -180,9 +181,8 @@ def dense_attention(length: int, implementation: str | None) -> Attention[None]:
         implementation: as `jax.nn.dot_product_attention` names them, "cudnn" or "xla".
     """
 
-    def attention(
-        layer: Array | int, q: Array, k: Array, v: Array, cache: None
-    ) -> tuple[Array, None]:
+    def attention(projection: Projection, cache: None) -> tuple[Array, None]:
+        q, k, v = projection.heads()
         kv_heads, group, dim = q.shape[1:]
         # the forward has scaled the queries already
         out = jax.nn.dot_product_attention(

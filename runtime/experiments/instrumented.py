@@ -129,7 +129,7 @@ class InstrumentedPrograms:
             tap = Recorder(instrument.captured | {last}, changes)
             make_attention: Any = make_paged_attention
             if any(name.endswith(PATTERN) for name in sites):
-                make_attention = partial(make_pattern_attention, tap=tap)
+                make_attention = lambda step, *_: make_pattern_attention(step, tap)  # noqa: E731
             inputs = packing.unpack(vector)
             cache, state, hidden = forward(
                 self._decoder.rebuild(decoder_leaves),

@@ -19,6 +19,7 @@ from models.kv_cache import BLOCK_Q, KVCache, ModelInput, make_paged_attention
 from models.load import load_model
 from models.mesh import make_mesh
 from models.operations import Operations
+from models.projection import Projection
 from runtime.buckets import Buckets
 from runtime.compile_log import CompileLog
 from runtime.engine_request import Request
@@ -33,8 +34,9 @@ ROOT = Path(__file__).resolve().parents[2]
 PROMPT = np.random.default_rng(0).integers(0, 1_000, 150).tolist()
 
 
-def dense_attention(layer, q, k, v, cache):
+def dense_attention(projection, cache):
     """Causal attention over the step's own tokens."""
+    q, k, v = projection.heads()
     scores = jnp.einsum("TKGH,CKH->KGTC", q, k)
     length = q.shape[0]
     visible = jnp.tril(jnp.ones((length, length), bool))
@@ -189,13 +191,13 @@ def test_rows_and_blocks_of_one_step_write_and_read_their_own_pages():
     )
     assert step.num_rows == num_slots
     attention = make_paged_attention(step, Operations().attend)
-    out, after = attention(
-        0,
-        jnp.asarray(q),
-        jnp.asarray(k),
-        jnp.asarray(v),
-        KVCache(jnp.asarray(k_pages), jnp.asarray(v_pages)),
-    )
+    # the scale of the queries is taken out, and nothing is rotated
+    values = np.concatenate([q * dim**0.5, k[:, :, None], v[:, :, None]], axis=2)
+    unturned = (jnp.ones((256, dim // 2)), jnp.zeros((256, dim // 2)))
+    bias = jnp.zeros(values.shape[1:])
+    projection = Projection(0, jnp.asarray(values), bias, unturned, jnp.dtype("float32"))
+    cache = KVCache(jnp.asarray(k_pages), jnp.asarray(v_pages))
+    out, after = attention(projection, cache)
     for tokens, slot in (([0], 0), ([1], 1), ([2], 2), (range(64, 134), 3)):
         tokens = list(tokens)
         keys = np.concatenate([history[slot][0], k[tokens]])
