@@ -3,13 +3,15 @@
 What it computes is `pallas_kernels.paged_attention.paged_attention_reference` for blocks of one
 query. A program instance reads the pages of one request, one kv head and one split with the bulk
 copy engine, several pages ahead, and keeps an online softmax; a second kernel combines the splits.
+Where there are more such items than instances fit the device, each takes several, and reads the
+next one's pages while it is at the last of those before.
 
 Source: Dao et al., Flash-Decoding, 2023.
 """
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,10 +43,12 @@ class TuningConfig:
     Attributes:
         num_splits: parts of each context, computed apart.
         num_stages: pages in flight.
+        num_items: pairs of a request and a kv head that an instance takes.
     """
 
     num_splits: int = 1
     num_stages: int = 3
+    num_items: int = 1
 
 
 def choose_config(
@@ -54,9 +58,11 @@ def choose_config(
 
     A context that is not split needs less shared memory: two instances fit a multiprocessor.
     """
-    wanted = num_cores // max(1, num_rows * num_kv_heads)
-    splits = max(1, min(wanted, max_pages, 32))
-    return TuningConfig(splits, 2 if splits == 1 else 5)
+    items = num_rows * num_kv_heads
+    splits = max(1, min(num_cores // items, max_pages, 32))
+    if splits > 1:
+        return TuningConfig(splits, 5)
+    return TuningConfig(1, 2, -(-items // (2 * num_cores)))
 
 
 @partial(jax.jit, static_argnames=("group", "config", "interpret"))
@@ -105,14 +111,14 @@ def padded_rows(group: int) -> int:
 def _make_kernel(q: Array, k_pages: Array, config: TuningConfig, group: int, interpret: Any) -> Any:
     num_rows, num_kv_heads, padded, head_dim = q.shape
     page_size = k_pages.shape[2]
-    splits, stages = config.num_splits, config.num_stages
+    splits, stages, items = config.num_splits, config.num_stages, config.num_items
     wide, wide32 = swizzled(2), swizzled(4)
     kwargs = {} if interpret is None else {"interpret": interpret}
     scratch: dict[str, Any] = {
-        "q_smem": plgpu.SMEM((TILE_M, head_dim), q.dtype, transforms=wide),
+        "q_smem": plgpu.SMEM((TILE_M + (items - 1) * padded, head_dim), q.dtype, transforms=wide),
         "k_smem": plgpu.SMEM((stages, page_size, head_dim), q.dtype, transforms=wide),
         "v_smem": plgpu.SMEM((stages, page_size, head_dim), q.dtype, transforms=wide),
-        "q_barrier": plgpu.Barrier(),
+        "q_barrier": plgpu.Barrier(num_barriers=items),
         "k_barrier": plgpu.Barrier(num_barriers=stages),
         "v_barrier": plgpu.Barrier(num_barriers=stages),
     }
@@ -134,15 +140,35 @@ def _make_kernel(q: Array, k_pages: Array, config: TuningConfig, group: int, int
             plgpu.SMEM((TILE_M,), jnp.float32),
         )
     return plgpu.kernel(
-        partial(_kernel, num_splits=splits),
+        partial(_kernel, num_splits=splits, num_items=items),
         out_type=out_type,
-        grid=(num_rows, num_kv_heads, splits),
-        grid_names=("row", "head", "split"),
+        grid=(-(-num_rows * num_kv_heads // items), splits),
+        grid_names=("instance", "split"),
         kernel_name="paged_decode",
         scratch_types=scratch,
         compiler_params=plgpu.CompilerParams(approx_math=True),
         **kwargs,
     )
+
+
+class _Item(NamedTuple):
+    """A request's context, or a split of it, before one kv head.
+
+    Attributes:
+        is_real: false for what fills the last instance up.
+        length: keys of the whole context.
+        first: place of the first page in the request's table.
+        count: pages.
+        start: pages of the instance's items before this one.
+    """
+
+    is_real: Any
+    row: Any
+    head: Any
+    length: Any
+    first: Any
+    count: Any
+    start: Any
 
 
 def _kernel(
@@ -153,7 +179,7 @@ def _kernel(
     lengths_gmem: Any,  # [B]
     out_gmem: Any,  # [B, K, G, H]; of several splits: [B, K, splits, padded, H] float32
     *sums_gmem: Any,  # of several splits: top and total, [B, K, splits, padded] float32
-    q_smem: Any,  # [64, H]; rows past `padded` hold anything: rows do not mix
+    q_smem: Any,  # [64 and more, H], item after item; what else it holds does not mix in
     k_smem: Any,  # [stages, page, H]
     v_smem: Any,  # [stages, page, H]
     q_barrier: Any,
@@ -163,34 +189,52 @@ def _kernel(
     sums_smem: Any = (),  # of several splits: [64, H], [64], [64], float32
     p_smem: Any = None,  # [64, page] to pass the weights through, which the interpreter needs
     num_splits: int,
+    num_items: int,
 ) -> None:
-    row, head = lax.axis_index("row"), lax.axis_index("head")
     split = lax.axis_index("split")
-    padded = q_gmem.shape[2]
+    num_rows, num_kv_heads, padded, head_dim = q_gmem.shape
     page_size = k_gmem.shape[2]
     stages = k_smem.shape[0]
+    num_instances = -(-num_rows * num_kv_heads // num_items)
 
-    length = lengths_gmem[row]
-    num_pages = lax.div(length + (page_size - 1), jnp.int32(page_size))
-    each = lax.div(num_pages + (num_splits - 1), jnp.int32(num_splits))
-    first = split * each
-    count = jnp.clip(num_pages - first, 0, each)
+    items: list[_Item] = []
+    total = jnp.int32(0)
+    for i in range(num_items):
+        number = lax.axis_index("instance") + i * num_instances
+        is_real = number < num_rows * num_kv_heads
+        number = jnp.where(is_real, number, 0)
+        row, head = (op(number, jnp.int32(num_kv_heads)) for op in (lax.div, lax.rem))
+        length = jnp.where(is_real, lengths_gmem[row], 0)
+        num_pages = lax.div(length + (page_size - 1), jnp.int32(page_size))
+        each = lax.div(num_pages + (num_splits - 1), jnp.int32(num_splits))
+        first = split * each
+        count = jnp.clip(num_pages - first, 0, each)
+        items.append(_Item(is_real, row, head, length, first, count, total))
+        total = total + count
 
-    plgpu.copy_gmem_to_smem(q_gmem.at[row, head], q_smem.at[pl.ds(0, padded)], q_barrier)
+    queries = [q_smem.at[pl.ds(i * padded, TILE_M)] for i in range(num_items)]
+    for i, item in enumerate(items):
+        own = q_smem.at[pl.ds(i * padded, padded)]
+        plgpu.copy_gmem_to_smem(q_gmem.at[item.row, item.head], own, q_barrier.at[i])
 
     def fetch(i: Any, stage: Any) -> None:
-        page = tables_gmem[row, first + i]
+        row, head, place = items[0].row, items[0].head, items[0].first + i
+        for item in items[1:]:
+            mine = i >= item.start
+            row, head = jnp.where(mine, item.row, row), jnp.where(mine, item.head, head)
+            place = jnp.where(mine, item.first + i - item.start, place)
+        page = tables_gmem[row, place]
         plgpu.copy_gmem_to_smem(k_gmem.at[page, head], k_smem.at[stage], k_barrier.at[stage])
         plgpu.copy_gmem_to_smem(v_gmem.at[page, head], v_smem.at[stage], v_barrier.at[stage])
 
     for stage in range(stages):
 
-        @pl.when(stage < count)
+        @pl.when(stage < total)
         def _(stage: int = stage) -> None:
             fetch(stage, stage)
 
-    def attend(i: Array, sums: Sums) -> Sums:
-        stage = lax.rem(i, jnp.int32(stages))
+    def attend(item: _Item, q_smem: Any, i: Array, sums: Sums) -> Sums:
+        stage = lax.rem(item.start + i, jnp.int32(stages))
         plgpu.barrier_wait(k_barrier.at[stage])
 
         def multiply_keys(acc_ref: Any) -> Array:
@@ -198,8 +242,8 @@ def _kernel(
             return acc_ref[...]
 
         scores = product(multiply_keys, (TILE_M, page_size))
-        scores = hide(scores, lambda _, key: key + (first + i) * page_size >= length)
-        weights, shrink, top, total = softmax_step(scores, sums)
+        scores = hide(scores, lambda _, key: key + (item.first + i) * page_size >= item.length)
+        weights, shrink, top, weight = softmax_step(scores, sums)
         narrow = weights.astype(q_smem.dtype)
         if p_smem is not None:
             p_smem[...] = narrow
@@ -212,24 +256,38 @@ def _kernel(
 
         mixed = product(multiply_values, sums.acc.shape)
 
-        @pl.when(i + stages < count)
+        following = item.start + i + stages
+
+        @pl.when(following < total)
         def _() -> None:
-            fetch(i + stages, stage)
+            fetch(following, stage)
 
-        return Sums(sums.acc * spread(shrink, mixed.shape) + mixed, top, total)
+        return Sums(sums.acc * spread(shrink, mixed.shape) + mixed, top, weight)
 
-    plgpu.barrier_wait(q_barrier)
-    sums = lax.fori_loop(0, count, attend, no_sums(q_smem.shape[1]))
-    if num_splits > 1:
-        used = pl.ds(0, padded)
-        for value, smem, gmem in zip(sums, sums_smem, (out_gmem, *sums_gmem), strict=True):
-            smem[...] = value
+    for i, item in enumerate(items):
+        plgpu.barrier_wait(q_barrier.at[i])
+        sums = lax.fori_loop(
+            0, item.count, partial(attend, item, queries[i]), no_sums(q_smem.shape[1])
+        )
+        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+        if num_splits > 1:
+            used = pl.ds(0, padded)
+            for value, smem, gmem in zip(sums, sums_smem, (out_gmem, *sums_gmem), strict=True):
+                smem[...] = value
+                plgpu.commit_smem()
+                _copy_if(item, smem.at[used], gmem.at[item.row, item.head, split])
+        else:
+            weight = spread(jnp.maximum(sums.total, 1e-30), sums.acc.shape)
+            out_smem[...] = (sums.acc / weight).astype(out_smem.dtype)
             plgpu.commit_smem()
-            plgpu.copy_smem_to_gmem(smem.at[used], gmem.at[row, head, split])
-    else:
-        total = spread(jnp.maximum(sums.total, 1e-30), sums.acc.shape)
-        out_smem[...] = (sums.acc / total).astype(out_smem.dtype)
-        plgpu.commit_smem()
-        group = pl.ds(0, out_gmem.shape[2])
-        plgpu.copy_smem_to_gmem(out_smem.at[group], out_gmem.at[row, head])
+            used = pl.ds(0, out_gmem.shape[2])
+            _copy_if(item, out_smem.at[used], out_gmem.at[item.row, item.head])
     plgpu.wait_smem_to_gmem(0)
+
+
+def _copy_if(item: _Item, smem: Any, gmem: Any) -> None:
+    """Writes the result of a real item."""
+
+    @pl.when(item.is_real)
+    def _() -> None:
+        plgpu.copy_smem_to_gmem(smem, gmem)

@@ -34,15 +34,21 @@ def relative_error(ours, reference):
 
 
 @pytest.mark.parametrize(
-    ("head_dim", "group", "splits", "lengths"),
-    [(64, 7, 2, [200, 5, 0]), (128, 1, 1, [1, 64, 65]), (128, 12, 3, [256, 129, 63])],
+    ("head_dim", "group", "splits", "items", "lengths"),
+    [
+        (64, 7, 2, 1, [200, 5, 0]),
+        (128, 1, 1, 1, [1, 64, 65]),
+        (128, 12, 3, 1, [256, 129, 63]),
+        (64, 7, 1, 2, [200, 0, 65]),
+        (64, 12, 1, 4, [0, 200, 130]),  # the last instance has items for two alone
+    ],
 )
-def test_decode_is_the_reference(head_dim, group, splits, lengths, capfd):
+def test_decode_is_the_reference(head_dim, group, splits, items, lengths, capfd):
     q, k, v, tables = make_case(3, 1, 2, group, head_dim, 4)
     lengths = jnp.asarray(lengths, jnp.int32)
     out = paged_decode(
         q[:, 0], k, v, tables, lengths,
-        config=TuningConfig(splits, 2),
+        config=TuningConfig(splits, 2, items),
         interpret=plgpu.InterpretGPUParams(detect_races=True),
     )  # fmt: skip
     assert "RACE" not in capfd.readouterr().out
@@ -65,11 +71,23 @@ def test_prefill_is_the_reference(capfd):
     assert relative_error(out[counted], reference[counted]) < TOLERANCE
 
 
-@pytest.mark.parametrize("block_q", [1, 64])
-def test_they_lower_for_a_gpu_without_one(block_q):
+def test_rows_of_queries_that_do_not_count_may_hold_anything():
+    q, k, v, tables = make_case(2, 1, 2, 7, 64, 2)
+    positions = jnp.array([[70], [3]])
+    padded = jnp.pad(q, ((0, 0), (0, 0), (0, 0), (0, 1), (0, 0)), constant_values=jnp.nan)
+    out = hopper_attention(
+        padded, k, v, tables, positions, group=7, interpret=plgpu.InterpretGPUParams()
+    )
+    reference = paged_attention_reference(q, k, v, tables, positions)
+    assert out.shape == q.shape
+    assert relative_error(out, reference) < TOLERANCE
+
+
+@pytest.mark.parametrize(("rows", "block_q"), [(4, 1), (4, 64), (150, 1)])
+def test_they_lower_for_a_gpu_without_one(rows, block_q):
     device = AbstractDevice(device_kind="NVIDIA H200", num_cores=132, platform="gpu")
-    q, k, v, tables = make_case(4, block_q, 2, 7, 128, 4)
-    positions = jnp.zeros((4, block_q), jnp.int32) + jnp.arange(block_q)
+    q, k, v, tables = make_case(rows, block_q, 2, 7, 128, 4)
+    positions = jnp.zeros((rows, block_q), jnp.int32) + jnp.arange(block_q)
     with use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
         traced = jax.jit(hopper_attention).trace(q, k, v, tables, positions)
         assert "mosaic_gpu" in traced.lower(lowering_platforms=("cuda",)).as_text()
@@ -97,11 +115,19 @@ def test_other_types_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("rows", "kv_heads", "pages", "splits"),
-    [(1, 4, 128, 32), (8, 4, 128, 4), (32, 4, 128, 1), (128, 4, 128, 1), (1, 2, 3, 3)],
+    ("rows", "kv_heads", "pages", "splits", "items"),
+    [
+        (1, 4, 128, 32, 1),
+        (8, 4, 128, 4, 1),
+        (32, 4, 128, 1, 1),
+        (64, 4, 128, 1, 1),
+        (128, 4, 128, 1, 2),
+        (1, 2, 3, 3, 1),
+    ],
 )
-def test_splits_fill_the_device(rows, kv_heads, pages, splits):
-    assert choose_config(rows, kv_heads, pages).num_splits == splits
+def test_splits_and_items_fill_the_device(rows, kv_heads, pages, splits, items):
+    config = choose_config(rows, kv_heads, pages)
+    assert (config.num_splits, config.num_items) == (splits, items)
 
 
 def test_they_run_on_hopper_with_16_bits_only():

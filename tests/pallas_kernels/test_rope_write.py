@@ -1,4 +1,4 @@
-"""Rotation and KV write in one kernel: right in the interpreter, in place, and it lowers for CUDA."""
+"""Rotation and KV write in one kernel: right in the interpreter, in place, lowered for CUDA."""
 
 import jax
 import jax.numpy as jnp
