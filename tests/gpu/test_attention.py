@@ -41,7 +41,7 @@ def check(block_q, kv_heads, group, head_dim, starts, lengths, seed):
 
 @pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize("group", [1, 4, 7, 16])
-@pytest.mark.parametrize("rows", [1, 3, 128])
+@pytest.mark.parametrize("rows", [1, 3, 128, 300])
 def test_decode(head_dim, group, rows):
     rng = np.random.default_rng(rows)
     starts = rng.integers(0, 1500 if rows < 10 else 300, rows).tolist()

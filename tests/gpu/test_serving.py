@@ -9,12 +9,14 @@ import pytest
 
 from benchmarks.accuracy import Scorer
 from benchmarks.make_gguf import write_gguf
+from models import demo
 from runtime.llm import LLM
 from runtime.request import SamplingParams
 
 pytestmark = pytest.mark.gpu
 
 NEAR_TIE = 1e-3
+SMALL = {"max_model_len": 1024, "max_num_seqs": 8, "max_num_batched_tokens": 256}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +30,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_greedy_answers_are_those_of_a_plain_forward(tiny: Path, dtype: str) -> None:
     rng = np.random.default_rng(0)
     prompts = [rng.integers(0, 500, n).tolist() for n in (1, 5, 63, 64, 65, 200)]
-    with LLM(str(tiny), dtype=dtype, max_model_len=1024, max_num_seqs=8) as llm:
+    with LLM(str(tiny), dtype=dtype, **SMALL) as llm:
         outputs = llm.generate(prompts, SamplingParams(temperature=0, max_tokens=40))
     scorer = Scorer(tiny, "float32")
     for prompt, output in zip(prompts, outputs, strict=True):
@@ -39,9 +41,21 @@ def test_greedy_answers_are_those_of_a_plain_forward(tiny: Path, dtype: str) -> 
         assert behind.max() <= (NEAR_TIE if dtype == "float32" else 0.3)
 
 
+def test_the_embedded_model_answers_as_a_plain_forward_in_float32() -> None:
+    with LLM("demo", dtype="bfloat16", **SMALL) as llm:
+        prompts = [llm.tokenize(text) for text in ("def fib(n):\n", "import numpy as", "class A")]
+        outputs = llm.generate(prompts, SamplingParams(temperature=0, max_tokens=60))
+    scorer = Scorer(demo.PATH, "float32")
+    for prompt, output in zip(prompts, outputs, strict=True):
+        answer = output.outputs[0].token_ids
+        rows = scorer.log_probs(prompt + answer)[len(prompt) - 1 : -1]
+        behind = rows.max(axis=1) - rows[np.arange(len(answer)), answer]
+        assert behind.max() <= 0.05  # a near-tie
+
+
 def test_every_program_writes_the_cache_in_place(tiny: Path) -> None:
     # a pool that is larger than the activations of a step
-    with LLM(str(tiny), max_model_len=2048, max_num_seqs=64) as llm:
+    with LLM(str(tiny), max_model_len=2048, max_num_seqs=64, max_num_batched_tokens=256) as llm:
         runner = llm._engine.runner
         pool = runner._cache.k
         for bucket, program in runner.programs.forward.items():
