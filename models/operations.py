@@ -70,7 +70,7 @@ def hopper_enter(
         return enter(projection, k_pages, v_pages, page_ids, offsets, are_rows=are_rows)
     with jax.named_scope("rope"):
         written: tuple[Array, Array, Array] = rope_write(
-            projection.values,
+            projection.terms,
             projection.bias,
             projection.rope,
             k_pages,

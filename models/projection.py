@@ -16,7 +16,7 @@ class Projection:
 
     Attributes:
         layer: for taps and for the cache.
-        values: [T, K, G + 2, H], by kv head its G queries, its key and its value.
+        terms: [terms, T, K, G + 2, H], to be summed: by kv head its G queries, key and value.
         bias: [K, G + 2, H], still to be added.
         rope: cosine and sine of every token's angles, [T, H / 2].
         dtype: of activations.
@@ -24,7 +24,7 @@ class Projection:
     """
 
     layer: Array | int
-    values: Array
+    terms: Array
     bias: Array
     rope: tuple[Array, Array]
     dtype: jnp.dtype
@@ -38,7 +38,8 @@ class Projection:
     def heads(self) -> tuple[Array, Array, Array]:
         """Queries [T, K, G, H], rotated and scaled, keys [T, K, H], rotated, and values."""
         with jax.named_scope("rope"):
-            own = (self.values + self.bias).astype(self.dtype)
+            values = self.terms[0] if len(self.terms) == 1 else self.terms.sum(axis=0)
+            own = (values + self.bias).astype(self.dtype)
             q = rotate(own[:, :, :-2], *self.rope) * own.shape[-1] ** -0.5
             k = rotate(own[:, :, -2], *self.rope)
         q = self.tap("attn.q", self.layer, q.astype(self.dtype))

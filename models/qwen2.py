@@ -71,8 +71,8 @@ class SelfAttention(nnx.Module):
         """What the layer's heads add to the residual stream, in terms, and the cache."""
         with jax.named_scope("qkv"):
             bias = self.bias[...].reshape(self.bias[...].shape[0], -1, self.head_dim)
-            values = self.qkv.product(x, narrow=True).reshape(x.shape[0], *bias.shape)
-        projection = Projection(layer, values, bias, rope, x.dtype, tap)
+            terms = self.qkv.terms(x, narrow=True).reshape(-1, x.shape[0], *bias.shape)
+        projection = Projection(layer, terms, bias, rope, x.dtype, tap)
         mixed, cache = attention(projection, cache)
         mixed = tap("attn.z", layer, mixed)
         with jax.named_scope("attention_out"):

@@ -86,9 +86,9 @@ def few_rows_product(
     x = jnp.pad(x, ((0, padded - num_rows), (0, 0)))
     stages, tile_k = config.num_stages, config.tile_k
     kwargs = {} if interpret is None else {"interpret": interpret}
-    parts = plgpu.kernel(
+    parts: Array = plgpu.kernel(
         partial(_kernel, config=config),
-        out_type=jax.ShapeDtypeStruct((config.num_splits, padded, num_out), jnp.float32),
+        out_type=jax.ShapeDtypeStruct((config.num_splits, num_rows, num_out), jnp.float32),
         grid=(num_out // TILE_M, config.num_splits),
         grid_names=("tile", "split"),
         kernel_name="few_rows_product",
@@ -100,16 +100,16 @@ def few_rows_product(
         ],
         **kwargs,
     )(x, matrix)
-    return parts[:, :num_rows]
+    return parts
 
 
 def _kernel(
-    x_gmem: Any,  # [T, in]
+    x_gmem: Any,  # [padded, in]
     matrix_gmem: Any,  # [out, in]
     out_gmem: Any,  # [splits, T, out] float32
     matrix_smem: Any,  # [stages, 64, tile_k]
-    x_smem: Any,  # [stages, T, tile_k]
-    out_smem: Any,  # [T, 64] float32
+    x_smem: Any,  # [stages, padded, tile_k]
+    out_smem: Any,  # [padded, 64] float32
     barrier: Any,
     *,
     config: TuningConfig,
@@ -150,5 +150,5 @@ def _kernel(
     acc = lax.optimization_barrier(pl.run_scoped(multiply, accumulator))
     out_smem.transpose((1, 0))[...] = plgpu.layout_cast(acc, plgpu.Layout.WGMMA_TRANSPOSED)
     plgpu.commit_smem()
-    plgpu.copy_smem_to_gmem(out_smem, out_gmem.at[split, :, rows])
+    plgpu.copy_smem_to_gmem(out_smem.at[pl.ds(0, out_gmem.shape[1])], out_gmem.at[split, :, rows])
     plgpu.wait_smem_to_gmem(0)

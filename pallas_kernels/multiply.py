@@ -11,6 +11,11 @@ from pallas_kernels.few_rows import MAX_ROWS, choose_config, few_rows_product
 # Longer sums would be shared among too few multiprocessors.
 MAX_SUMMED = 8192
 MANY_ROWS = 64
+# Up to so many rows a product's time is the matrix's way from memory, and tiles of one size for all
+# would leave multiprocessors without work.
+MAX_SPLIT_ROWS = 128
+TILE_OUT = 128
+NUM_CORES = 132
 
 
 def multiply(
@@ -48,17 +53,42 @@ def hopper_multiply(
     """`multiply`, by what is fastest for the shape.
 
     One row is a sum for each output, which XLA streams at the memory's speed ([4608, 3584]: 8.9 µs
-    as sums, 16.0 as a product); a few rows go to the kernel where that is faster; the rest is
-    XLA's product, of many rows in 16 bits if it may: the float32 results of gate and up are 310 MB
-    a layer at 2,048 tokens. Measured on an H200, docs/performance.md.
+    as sums, 16.0 as a product), faster still with 16-bit results; a few rows go to the kernel where
+    that is faster; the rest is XLA's product, up to 128 rows in terms, and of many rows in 16 bits
+    if it may: the float32 results of gate and up are 310 MB a layer at 2,048 tokens. Measured on an
+    H200, docs/performance.md.
     """
     num_rows, num_in = x.shape
     if matrix.dtype.itemsize != 2:
         return multiply(x, matrix)
     if num_rows == 1 and num_in <= MAX_SUMMED:
-        return (matrix.astype(jnp.float32) * x.astype(jnp.float32)).sum(axis=-1)[None, None]
+        sums = (matrix.astype(jnp.float32) * x.astype(jnp.float32)).sum(axis=-1)[None, None]
+        return sums.astype(x.dtype) if narrow else sums
     config = choose_config(matrix.shape[0], num_in)
     if num_rows <= MAX_ROWS and config is not None:
         return few_rows_product(x, matrix, config=config)
+    if (splits := num_splits(num_rows, *matrix.shape)) > 1:
+        return _split_product(x, matrix, splits)
     wide = jnp.float32 if num_rows < MANY_ROWS or not narrow else x.dtype
     return _product(x, matrix, wide)[None]
+
+
+def num_splits(num_rows: int, num_out: int, num_in: int) -> int:
+    """Terms in which XLA's product of so many rows is faster than whole.
+
+    XLA splits such products itself, but adds the terms up in a kernel of its own, which takes 2 to
+    5 µs; who reads the terms adds them for nothing.
+    """
+    if not MAX_ROWS < num_rows <= MAX_SPLIT_ROWS:
+        return 1
+    tiles = -(-num_out // TILE_OUT)
+    return max(
+        s for s in (1, 2, 4) if s == 1 or (tiles * s <= NUM_CORES and num_in % (64 * s) == 0)
+    )
+
+
+def _split_product(x: Array, matrix: Array, splits: int) -> Float[Array, "splits T out"]:
+    own, other = (values.reshape(values.shape[0], splits, -1) for values in (x, matrix))
+    return lax.dot_general(
+        own, other, (((2,), (2,)), ((1,), (1,))), preferred_element_type=jnp.float32
+    )

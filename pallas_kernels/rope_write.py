@@ -25,12 +25,13 @@ def heads_at_once(num_heads: int, head_dim: int) -> tuple[int, int]:
 
 def takes_heads(*, num_heads: int, head_dim: int) -> bool:
     """Whether the kernel is made for so many heads of all kinds."""
-    return head_dim in (64, 128) and heads_at_once(num_heads, head_dim)[0] <= num_heads
+    # half a head must be the 128 bytes to which bulk copies align
+    return head_dim == 128 and heads_at_once(num_heads, head_dim)[0] <= num_heads
 
 
 @partial(jax.jit, static_argnames=("rows", "interpret"))
 def rope_write(
-    values: Float[Array, "T K G+2 H"],
+    terms: Float[Array, "terms T K G+2 H"],
     bias: Float[Array, "K G+2 H"],
     rope: tuple[Float[Array, "T H/2"], Float[Array, "T H/2"]],
     k_pages: Float[Array, "pages K page H"],
@@ -46,7 +47,7 @@ def rope_write(
     """Rotated, scaled queries, and the pages with the tokens' keys and values in them.
 
     Args:
-        values: a kv head's G queries, its key and its value.
+        terms: sum up to a kv head's G queries, its key and its value.
         rope: cosine and sine of every token's angles.
         page_ids: -1 for padding, whose keys and values are written nowhere.
         rows: queries of a kv head in the result, of which those past G hold anything.
@@ -56,12 +57,12 @@ def rope_write(
         queries in the type of the pages, the pages; NaN and inf among keys and values become 0.
 
     Raises:
-        ValueError: heads that do not fill warpgroups.
+        ValueError: heads that the kernel does not take.
     """
-    num_tokens, num_kv_heads, own_heads, head_dim = values.shape
+    num_terms, num_tokens, num_kv_heads, own_heads, head_dim = terms.shape
     num_heads = num_kv_heads * own_heads
     if not takes_heads(num_heads=num_heads, head_dim=head_dim):
-        raise ValueError(f"{num_heads} heads of {head_dim} do not fill a warpgroup")
+        raise ValueError(f"{num_heads} heads of {head_dim} are not what the kernel takes")
     at_once, vector = heads_at_once(num_heads, head_dim)
     half = head_dim // 2
     cos, sin = (
@@ -78,14 +79,14 @@ def rope_write(
         grid_names=("token",),
         kernel_name="rope_write",
         scratch_types={
-            "in_smem": [plgpu.SMEM((num_heads, half), values.dtype) for _ in range(2)],
+            "in_smem": [plgpu.SMEM((num_terms, num_heads, half), terms.dtype) for _ in range(2)],
             "bias_smem": [plgpu.SMEM((num_heads, half), bias.dtype) for _ in range(2)],
             "out_smem": [plgpu.SMEM((num_heads, half), dtype) for _ in range(2)],
             "barrier": plgpu.Barrier(num_arrivals=4),
         },
         **kwargs,
     )(
-        values.reshape(num_tokens, num_heads, head_dim),
+        terms.reshape(num_terms, num_tokens, num_heads, head_dim),
         bias.reshape(num_heads, head_dim),
         cos,
         sin,
@@ -96,7 +97,7 @@ def rope_write(
 
 
 def _kernel(
-    values_gmem: Any,  # [T, N, H], N heads of all kinds
+    terms_gmem: Any,  # [terms, T, N, H], N heads of all kinds
     bias_gmem: Any,  # [N, H]
     cos_gmem: Any,  # [T, at once, H / 2]
     sin_gmem: Any,  # [T, at once, H / 2]
@@ -106,8 +107,8 @@ def _kernel(
     *,
     k_gmem: Any,  # [pages, K, page, H]
     v_gmem: Any,  # [pages, K, page, H]
-    in_smem: Any,  # [N, H / 2] twice: the halves of each head
-    bias_smem: Any,
+    in_smem: Any,  # [terms, N, H / 2] twice: the halves of each head
+    bias_smem: Any,  # [N, H / 2] twice, as the next
     out_smem: Any,
     barrier: Any,
     group: int,
@@ -119,7 +120,7 @@ def _kernel(
     dtype = q_gmem.dtype
     halves = [pl.ds(0, half), pl.ds(half, half)]
     for i in range(2):
-        plgpu.copy_gmem_to_smem(values_gmem.at[token, :, halves[i]], in_smem[i], barrier)
+        plgpu.copy_gmem_to_smem(terms_gmem.at[:, token, :, halves[i]], in_smem[i], barrier)
         plgpu.copy_gmem_to_smem(bias_gmem.at[:, halves[i]], bias_smem[i], barrier)
     layout = plgpu.Layout.WG_STRIDED((at_once, half), vec_size=vector)
     cos = plgpu.load(cos_gmem.at[token], layout=layout)
@@ -132,8 +133,10 @@ def _kernel(
         heads = pl.ds(first, at_once)
 
         def read(i: int, heads: Any = heads) -> Array:
-            value = plgpu.load(in_smem[i].at[heads], layout=layout).astype(jnp.float32)
-            value = value + plgpu.load(bias_smem[i].at[heads], layout=layout).astype(jnp.float32)
+            value = plgpu.load(bias_smem[i].at[heads], layout=layout).astype(jnp.float32)
+            for term in range(in_smem[i].shape[0]):
+                part = plgpu.load(in_smem[i].at[term, heads], layout=layout)
+                value = value + part.astype(jnp.float32)
             return value.astype(dtype).astype(jnp.float32)
 
         head = plgpu.broadcasted_iota(jnp.int32, (at_once, half), 0, layout=layout) + first

@@ -48,12 +48,12 @@ def test_addition_and_norm(rows, terms):
 
 @pytest.mark.parametrize("tokens", [1, 7, 128, 512])
 @pytest.mark.parametrize(("kv_heads", "group", "head_dim"), [(4, 7, 128), (2, 7, 64), (8, 5, 128)])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_rotation_and_write(tokens, kv_heads, group, head_dim, dtype):
+@pytest.mark.parametrize(("dtype", "terms"), [("float32", 2), ("bfloat16", 1)])
+def test_rotation_and_write(tokens, kv_heads, group, head_dim, dtype, terms):
     angles = np.random.default_rng(5).uniform(0, 6, (tokens, head_dim // 2))
     projection = Projection(
         0,
-        normal(0, tokens, kv_heads, group + 2, head_dim, dtype=dtype),
+        normal(0, terms, tokens, kv_heads, group + 2, head_dim, dtype=dtype),
         normal(1, kv_heads, group + 2, head_dim, dtype=jnp.float32),
         (jnp.asarray(np.cos(angles), jnp.float32), jnp.asarray(np.sin(angles), jnp.float32)),
         jnp.dtype(BF16),

@@ -195,7 +195,7 @@ def test_rows_and_blocks_of_one_step_write_and_read_their_own_pages():
     values = np.concatenate([q * dim**0.5, k[:, :, None], v[:, :, None]], axis=2)
     unturned = (jnp.ones((256, dim // 2)), jnp.zeros((256, dim // 2)))
     bias = jnp.zeros(values.shape[1:])
-    projection = Projection(0, jnp.asarray(values), bias, unturned, jnp.dtype("float32"))
+    projection = Projection(0, jnp.asarray(values[None]), bias, unturned, jnp.dtype("float32"))
     cache = KVCache(jnp.asarray(k_pages), jnp.asarray(v_pages))
     out, after = attention(projection, cache)
     for tokens, slot in (([0], 0), ([1], 1), ([2], 2), (range(64, 134), 3)):

@@ -8,7 +8,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from pallas_kernels.few_rows import TuningConfig, choose_config, few_rows_product
-from pallas_kernels.multiply import hopper_multiply, multiply
+from pallas_kernels.multiply import hopper_multiply, multiply, num_splits
 
 
 def factors(num_rows, num_out, num_in, dtype=jnp.bfloat16):
@@ -77,13 +77,29 @@ def test_one_row_and_many_rows_and_wide_numbers_are_the_plain_product():
         (2, 64, 512, jnp.float32),
     ):
         x, matrix = factors(rows, out, columns, dtype)
-        np.testing.assert_allclose(
-            hopper_multiply(x, matrix), multiply(x, matrix), rtol=1e-5, atol=1e-3
-        )
+        ours = hopper_multiply(x, matrix).sum(axis=0)
+        np.testing.assert_allclose(ours, multiply(x, matrix)[0], rtol=1e-5, atol=1e-3)
 
 
-def test_many_rows_may_be_narrow_and_few_are_not():
-    x, matrix = factors(64, 65, 512)
+@pytest.mark.parametrize(
+    ("num_rows", "shape", "splits"),
+    [
+        (128, (4608, 3584), 2),
+        (128, (3584, 18944), 4),
+        (40, (3584, 3584), 4),
+        (128, (37888, 3584), 1),
+        (128, (3584, 3590), 1),
+        (32, (3584, 3584), 1),
+        (129, (3584, 3584), 1),
+    ],
+)
+def test_products_of_some_rows_come_in_terms(num_rows, shape, splits):
+    assert num_splits(num_rows, *shape) == splits
+
+
+def test_one_and_many_rows_may_be_narrow_and_few_are_not():
+    assert hopper_multiply(*factors(1, 65, 512), narrow=True).dtype == jnp.bfloat16
+    x, matrix = factors(200, 65, 512)
     narrow = hopper_multiply(x, matrix, narrow=True)
     assert narrow.dtype == jnp.bfloat16
     np.testing.assert_allclose(

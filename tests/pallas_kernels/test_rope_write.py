@@ -16,13 +16,13 @@ INTERPRET = plgpu.InterpretGPUParams(detect_races=True)
 NUM_PAGES, PAGE = 6, 8
 
 
-def operands(tokens, kv_heads, group, head_dim, *, dtype="bfloat16"):
+def operands(tokens, kv_heads, group, head_dim, *, dtype="bfloat16", terms=1):
     """Projection, pages, page ids and offsets; the first token is padding."""
     rng = np.random.default_rng(head_dim + group)
     angles = rng.uniform(0, 6, (tokens, head_dim // 2))
     projection = Projection(
         0,
-        jnp.asarray(rng.normal(size=(tokens, kv_heads, group + 2, head_dim)), dtype),
+        jnp.asarray(rng.normal(size=(terms, tokens, kv_heads, group + 2, head_dim)), dtype),
         jnp.asarray(rng.normal(size=(kv_heads, group + 2, head_dim)), jnp.float32),
         (jnp.asarray(np.cos(angles), jnp.float32), jnp.asarray(np.sin(angles), jnp.float32)),
         jnp.dtype(jnp.bfloat16),
@@ -35,11 +35,10 @@ def operands(tokens, kv_heads, group, head_dim, *, dtype="bfloat16"):
 
 @pytest.mark.parametrize("are_rows", [True, False])
 @pytest.mark.parametrize(
-    ("kv_heads", "group", "head_dim", "dtype"),
-    [(4, 7, 128, "float32"), (2, 7, 64, "bfloat16"), (1, 5, 128, "bfloat16")],
+    ("kv_heads", "group", "dtype", "terms"), [(4, 7, "float32", 1), (1, 5, "bfloat16", 2)]
 )
-def test_it_enters_as_xla_does(kv_heads, group, head_dim, dtype, are_rows):
-    given = operands(3, kv_heads, group, head_dim, dtype=dtype)
+def test_it_enters_as_xla_does(kv_heads, group, dtype, terms, are_rows):
+    given = operands(3, kv_heads, group, 128, dtype=dtype, terms=terms)
     want = enter(*given, are_rows=are_rows)
     got = hopper_enter(*given, are_rows=are_rows, interpret=INTERPRET)
     assert got[0].shape[2] == (8 if are_rows else group)
@@ -52,7 +51,7 @@ def test_numbers_that_are_none_become_zero_in_the_pages_alone():
     projection, *rest = operands(2, 2, 2, 128)
     broken = Projection(
         0,
-        projection.values.at[1].set(jnp.nan),
+        projection.terms.at[0, 1].set(jnp.nan),
         projection.bias,
         projection.rope,
         projection.dtype,
@@ -75,17 +74,17 @@ def test_who_is_looked_at_goes_the_plain_way():
 
     projection, *rest = operands(2, 2, 2, 128)
     looked_at = Projection(
-        5, projection.values, projection.bias, projection.rope, projection.dtype, tap
+        5, projection.terms, projection.bias, projection.rope, projection.dtype, tap
     )
     hopper_enter(looked_at, *rest, are_rows=True)
     assert seen == [("attn.q", 5), ("attn.k", 5), ("attn.v", 5)]
 
 
-def test_heads_that_do_not_fill_a_warpgroup():
+def test_other_heads_go_the_plain_way():
     assert not takes_heads(num_heads=1, head_dim=128)
-    projection, *rest = operands(2, 1, 1, 64)
-    heads = (projection.values, projection.bias, projection.rope)
-    with pytest.raises(ValueError, match="3 heads of 64 do not fill a warpgroup"):
+    projection, *rest = operands(2, 2, 1, 64)
+    heads = (projection.terms, projection.bias, projection.rope)
+    with pytest.raises(ValueError, match="6 heads of 64 are not what"):
         rope_write(*heads, *rest, rows=8)
     want = enter(projection, *rest, are_rows=True)
     np.testing.assert_array_equal(
@@ -93,10 +92,10 @@ def test_heads_that_do_not_fill_a_warpgroup():
     )
 
 
-@pytest.mark.parametrize(("kv_heads", "group", "head_dim"), [(4, 7, 128), (2, 7, 64)])
-def test_it_lowers_for_a_gpu_without_one_and_writes_in_place(kv_heads, group, head_dim):
-    projection, *rest = operands(4, kv_heads, group, head_dim)
-    given = (projection.values, projection.bias, projection.rope, *rest)
+@pytest.mark.parametrize(("kv_heads", "group"), [(4, 7), (2, 7), (8, 5)])
+def test_it_lowers_for_a_gpu_without_one_and_writes_in_place(kv_heads, group):
+    projection, *rest = operands(4, kv_heads, group, 128)
+    given = (projection.terms, projection.bias, projection.rope, *rest)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), given)
     device = AbstractDevice(device_kind="NVIDIA H200", num_cores=132, platform="gpu")
     with use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
