@@ -38,7 +38,7 @@ class Projection:
     def heads(self) -> tuple[Array, Array, Array]:
         """Queries [T, K, G, H], rotated and scaled, keys [T, K, H], rotated, and values."""
         with jax.named_scope("rope"):
-            values = self.terms[0] if len(self.terms) == 1 else self.terms.sum(axis=0)
+            values = self.terms.astype(jnp.float32).sum(axis=0)
             own = (values + self.bias).astype(self.dtype)
             q = rotate(own[:, :, :-2], *self.rope) * own.shape[-1] ** -0.5
             k = rotate(own[:, :, -2], *self.rope)

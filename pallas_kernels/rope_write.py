@@ -133,11 +133,14 @@ def _kernel(
         heads = pl.ds(first, at_once)
 
         def read(i: int, heads: Any = heads) -> Array:
-            value = plgpu.load(bias_smem[i].at[heads], layout=layout).astype(jnp.float32)
-            for term in range(in_smem[i].shape[0]):
-                part = plgpu.load(in_smem[i].at[term, heads], layout=layout)
-                value = value + part.astype(jnp.float32)
-            return value.astype(dtype).astype(jnp.float32)
+            parts = [in_smem[i].at[term, heads] for term in range(in_smem[i].shape[0])]
+            first, *others = (
+                plgpu.load(part, layout=layout).astype(jnp.float32)
+                for part in (*parts, bias_smem[i].at[heads])
+            )
+            for other in others:
+                first = first + other
+            return first.astype(dtype).astype(jnp.float32)
 
         head = plgpu.broadcasted_iota(jnp.int32, (at_once, half), 0, layout=layout) + first
         kind = lax.rem(head, jnp.int32(group + 2))
