@@ -153,6 +153,7 @@ def engine_info(vocab_size: int) -> EngineInfo:
         compile_seconds=0.0,
         load_seconds=0.0,
         weight_bytes=0,
+        step_bytes=0,
         kv_bytes=0,
     )
 

@@ -79,6 +79,23 @@ def kv_budget(device: Any, config: ModelConfig, buckets: Buckets, *, num_devices
     return int(limit - stats["bytes_in_use"] - step - DEVICE_SLACK * limit)
 
 
+def check_room(device: Any, needed: int) -> None:
+    """That the device has what a step needs, weights and KV cache being there: before it serves.
+
+    Raises:
+        ValueError: it has not, with what would help.
+    """
+    if device.platform == "cpu":
+        return
+    stats = device.memory_stats()
+    left = stats["bytes_limit"] - stats["bytes_in_use"]
+    if needed > left:
+        raise ValueError(
+            f"a step needs {needed / GIB:.2f} GiB besides weights and KV cache, and "
+            f"{left / GIB:.2f} GiB are left; lower max_num_batched_tokens or max_model_len"
+        )
+
+
 def take_share(utilization: float) -> None:
     """Has JAX take this share of each device at its first use, unless it is told otherwise."""
     os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", f"{utilization:g}")

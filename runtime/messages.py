@@ -99,6 +99,7 @@ class EngineInfo(msgspec.Struct, frozen=True):
     load_seconds: float
     weight_bytes: int
     kv_bytes: int
+    step_bytes: int
 
     @property
     def kv_tokens(self) -> int:

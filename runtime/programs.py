@@ -53,6 +53,24 @@ class Programs:
         """How many there are."""
         return len(self.forward) + len(self.sample) + 2
 
+    @property
+    def step_bytes(self) -> int:
+        """Bytes on each device that a step takes besides weights, cache and state.
+
+        As the compiler says: the largest forward and the largest sample program together, since one
+        may start before the other has given its memory back.
+        """
+        return sum(
+            max(_own_bytes(program) for program in programs.values())
+            for programs in (self.forward, self.sample)
+        )
+
+
+def _own_bytes(program: Any) -> int:
+    memory = program.memory_analysis()
+    outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return int(memory.temp_size_in_bytes + outputs)
+
 
 @dataclass(frozen=True)
 class Part:

@@ -21,7 +21,7 @@ from runtime.compile_log import CompileLog
 from runtime.config import RuntimeConfig
 from runtime.engine import Engine
 from runtime.guide import MakeGuide
-from runtime.memory_plan import kv_budget, plan_memory, take_share
+from runtime.memory_plan import check_room, kv_budget, plan_memory, take_share
 from runtime.messages import EngineInfo
 from runtime.model_runner import ModelRunner
 from runtime.page_pool import PagePool
@@ -135,6 +135,7 @@ def start_engine(
         log=log,
     )
     programs = runner.programs
+    check_room(mesh.devices.flat[0], programs.step_bytes)
     info = EngineInfo(
         model_name=model_facts.name,
         device=f"{chosen.num_devices} × {mesh.devices.flat[0].device_kind}",
@@ -152,6 +153,7 @@ def start_engine(
         load_seconds=load_seconds,
         weight_bytes=weight_bytes,
         kv_bytes=memory.kv_bytes,
+        step_bytes=programs.step_bytes,
     )
     limits = Limits(
         num_slots=chosen.max_num_seqs,

@@ -133,7 +133,8 @@ def start_lines(info: EngineInfo) -> Sequence[str]:
         f"Model loading took {info.weight_bytes / GIB:.2f} GiB memory and "
         f"{info.load_seconds:.2f} seconds",
         f"Serving on {info.device}, {info.dtype} weights, {info.attention} attention",
-        f"Available KV cache memory: {info.kv_bytes / GIB:.2f} GiB",
+        f"Available KV cache memory: {info.kv_bytes / GIB:.2f} GiB; "
+        f"the largest step takes {info.step_bytes / GIB:.2f} GiB besides",
         f"{where}KV cache size: {info.kv_tokens:,} tokens",
         f"Maximum concurrency for {info.max_model_len:,} tokens per request: {concurrency:.2f}x",
         f"compiled {info.num_programs} programs ({info.num_programs_cached} from cache) in "

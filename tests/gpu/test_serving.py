@@ -56,7 +56,7 @@ def test_the_embedded_model_answers_as_a_plain_forward_in_float32() -> None:
 def test_every_program_writes_the_cache_in_place(tiny: Path) -> None:
     # a pool that is larger than the activations of a step
     with LLM(str(tiny), max_model_len=2048, max_num_seqs=64, max_num_batched_tokens=256) as llm:
-        runner = llm._engine.runner
+        runner = llm.engine.runner
         pool = runner._cache.k
         for bucket, program in runner.programs.forward.items():
             memory = program.memory_analysis()

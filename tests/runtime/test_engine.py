@@ -64,6 +64,7 @@ def make_engine(served):
             max_model_len=512, max_num_seqs=4, page_size=64, num_pages=scheduler.pool.num_pages,
             vocab_size=served.config.vocab_size, num_programs=0, num_programs_cached=0,
             compile_seconds=0, load_seconds=0, weight_bytes=0, kv_bytes=0,
+            step_bytes=0,
         )  # fmt: skip
         return Engine(
             scheduler, runner or served.runner, buckets=served.buckets, shape=served.shape,

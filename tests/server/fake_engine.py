@@ -242,6 +242,7 @@ class FakeEngine:
             compile_seconds=0.1,
             load_seconds=0.2,
             weight_bytes=2**20,
+            step_bytes=10,
             kv_bytes=2**21,
         )
 
