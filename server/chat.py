@@ -16,7 +16,7 @@ from server.models_route import check_model
 from server.request_id import REQUEST_ID
 from server.respond import Head, respond
 from server.schema import ChatBody, TemplateOptions, TokenizeBody, parse
-from server.tool_choice import call_finder, chat_form, offered_tools
+from server.tool_choice import call_finder, chat_form, end_finder, offered_tools
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
@@ -45,6 +45,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
             cache_salt=cache_salt(request, body.cache_salt),
             priority=body.priority or 0,
             with_ids=bool(body.return_token_ids),
+            end_finder=end_finder(body),
         )
         shape = ChatShape(model.text.tokenizer, body, call, call_finder(body))
         try:

@@ -1,7 +1,7 @@
 """One call's answers, from admission to usage: what completions and chats have in common."""
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from runtime.errors import RequestError
 from runtime.messages import Submit
 from runtime.request import SamplingParams, TokenOutput, answer_room
-from runtime.text.answer import Answer, Piece
+from runtime.text.answer import Answer, Piece, never_complete
 from server.errors import deadline_exceeded, queue_timeout
 from server.limits import MAX_CHOICES, PING_SECONDS, QUEUE_SECONDS, REQUEST_SECONDS
 from server.metrics import FinishedAnswer, Metrics
@@ -30,6 +30,7 @@ class Call:
         priority: calls with a lower one are served earlier.
         with_ids: pieces hold their tokens' ids.
         prompt_only: the answers are not wanted, only what is known of their prompts.
+        end_finder: makes what says of one answer's text, piece by piece, whether it is complete.
     """
 
     request_id: str
@@ -41,6 +42,7 @@ class Call:
     priority: int = 0
     with_ids: bool = False
     prompt_only: bool = False
+    end_finder: Callable[[], Callable[[str], bool]] = lambda: never_complete
     arrival: float = field(default_factory=time.monotonic)
 
 
@@ -131,7 +133,7 @@ class Generation:
             self._first_token.setdefault(request_id, now)
             self._last_token[request_id] = now
             piece = answer.push(lot)
-            if answer.stopped_by_text:
+            if answer.ended_by_text:
                 self._stream.abort(request_id)
             if piece.finish_reason is not None:
                 self._metrics.finished(self._finished(request_id, piece.finish_reason))
@@ -178,6 +180,7 @@ async def generate(call: Call, model: ServedModel, metrics: Metrics) -> AsyncIte
             start=call.starts_text,
             with_ids=call.with_ids,
             hidden=call.prompt_only,
+            is_complete=call.end_finder(),
         )
         for index, request in enumerate(requests)
     }

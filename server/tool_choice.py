@@ -3,10 +3,11 @@
 from collections.abc import Callable
 
 from runtime.errors import RequestError
+from runtime.text.answer import never_complete
 from runtime.text.forced_calls import forced_calls
 from server.answer_form import AnswerForm, answer_form
 from server.schema import ChatBody
-from server.tool_deltas import ToolDeltas
+from server.tool_deltas import FirstCall, ToolDeltas
 from server.tools import NamedTool, Tool
 
 
@@ -47,3 +48,12 @@ def call_finder(body: ChatBody) -> Callable[[], ToolDeltas] | None:
         return None
     one_call = body.parallel_tool_calls is False
     return lambda: ToolDeltas(names, one_call=one_call)
+
+
+def end_finder(body: ChatBody) -> Callable[[], Callable[[str], bool]]:
+    """Makes what says whether one answer is complete: with its first call, where that is the
+    only one wanted."""
+    if body.parallel_tool_calls is not False:
+        return lambda: never_complete
+    names = [tool.function.name for tool in offered_tools(body)]
+    return lambda: FirstCall(names).feed

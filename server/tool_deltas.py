@@ -19,7 +19,7 @@ class ToolDeltas:
 
     Args:
         names: the tools that were offered.
-        one_call: what follows the first call is dropped.
+        one_call: what follows the first call is dropped, be it of the token that completes it.
 
     Attributes:
         has_calls: whether a call has begun.
@@ -61,6 +61,21 @@ class ToolDeltas:
                 case CallEnd():
                     self._is_over = self._one_call
         return found
+
+
+class FirstCall:
+    """Says when the first call of an answer is complete: it has a name and all its arguments."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._parser = ToolCallParser(frozenset(names))
+        self._is_complete = False
+
+    def feed(self, text: str) -> bool:
+        """Takes a further piece of text; True once and for ever after the call."""
+        if not self._is_complete:
+            events = self._parser.feed(text)
+            self._is_complete = any(isinstance(event, CallEnd) for event in events)
+        return self._is_complete
 
 
 def message_of(deltas: Iterable[dict[str, Any]]) -> dict[str, Any]:

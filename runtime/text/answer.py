@@ -1,6 +1,6 @@
 """One answer under way: its tokens become text, up to a stop string."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from runtime.request import PromptLogprob, SamplingParams, TokenOutput
@@ -49,6 +49,11 @@ class Piece:
         )
 
 
+def never_complete(text: str) -> bool:
+    """For answers that go on until the model, a stop string or a limit ends them."""
+    return False
+
+
 class Answer:
     """The text of one request, made as its tokens come.
 
@@ -57,10 +62,12 @@ class Answer:
         start: the answer begins a text; False where it goes on with the prompt's.
         with_ids: pieces hold their tokens' ids.
         hidden: only the prompt is of interest; the tokens neither show nor count.
+        is_complete: told of the text piece by piece, says whether no more of it is wanted.
 
     Attributes:
         num_tokens: tokens that count as used.
         finish_reason: None while it goes on.
+        ended_by_text: whether its text ended it, which the engine does not know of.
     """
 
     def __init__(
@@ -72,11 +79,13 @@ class Answer:
         start: bool,
         with_ids: bool = False,
         hidden: bool = False,
+        is_complete: Callable[[str], bool] = never_complete,
     ) -> None:
         self.index = index
         self.num_tokens = 0
         self.num_cached_tokens = 0
         self.finish_reason: str | None = None
+        self.ended_by_text = False
         self._params = params
         self._end_ids = tokenizer.stop_ids | set(params.stop_token_ids)
         self._with_ids = with_ids
@@ -85,13 +94,9 @@ class Answer:
             tokenizer, params.skip_special_tokens, start=start
         )
         self._matcher = StopMatcher(params.stop, params.include_stop_str_in_output)
+        self._is_complete = is_complete
         self._num_chars = 0
         self._stop_reason: int | str | None = None
-
-    @property
-    def stopped_by_text(self) -> bool:
-        """Whether a stop string ended it, which the engine does not know of."""
-        return isinstance(self._stop_reason, str)
 
     def push(self, outputs: Iterable[TokenOutput]) -> Piece:
         """Takes the next tokens; those after the end are dropped."""
@@ -137,13 +142,16 @@ class Answer:
     def _show(self, text: str) -> str:
         """The part of `text` that can be shown, up to the first stop string."""
         self._num_chars += len(text)
-        if self.num_tokens < self._params.min_tokens:
-            return text
-        result = self._matcher.push(text)
-        if result.stopped is not None and self.finish_reason is None:
-            self.finish_reason = "stop"
-            self._stop_reason = result.stopped
-        return result.text
+        may_end = self.num_tokens >= self._params.min_tokens
+        stopped = None
+        if may_end:
+            result = self._matcher.push(text)
+            text, stopped = result.text, result.stopped
+        is_complete = self._is_complete(text)
+        if may_end and self.finish_reason is None and (is_complete or stopped is not None):
+            self.finish_reason, self._stop_reason = "stop", stopped
+            self.ended_by_text = True
+        return text
 
     def _end(self, output: TokenOutput) -> None:
         self.finish_reason = output.finish_reason

@@ -67,12 +67,10 @@ class ToolCallParser:
 
     Args:
         names: the tools that were offered; a call of another is text.
-        max_calls: after so many calls all the rest is text; None for no limit.
     """
 
-    def __init__(self, names: Collection[str], *, max_calls: int | None = None) -> None:
+    def __init__(self, names: Collection[str]) -> None:
         self._names = frozenset(names)
-        self._max_calls = max_calls
         self._num_calls = 0
         self._state: Literal["text", "tag", "before", "call", "arguments", "after"] = "text"
         # What may turn out to be text, or part of a call; then a tag that is not whole yet.
@@ -126,9 +124,9 @@ class ToolCallParser:
             self._at_line_start |= "\n" in space.group()
             return space.end()
         letter = piece[at]
-        if self._may_call and letter in "<`":
+        if letter in "<`":
             self._state, self._tag = "tag", letter
-        elif self._may_call and self._at_line_start and letter in "{[":
+        elif self._at_line_start and letter in "{[":
             self._in_tags = self._in_list = False
             self._state = "before"
             return at
@@ -151,7 +149,7 @@ class ToolCallParser:
         if space := _SPACE.match(piece, at):
             self._held.append(space.group())
             return space.end()
-        if piece[at] == "{" and self._may_call:
+        if piece[at] == "{":
             self._call = CallScan(self._names)
             self._call_begin = len(self._held)
             self._is_started = False
@@ -213,10 +211,6 @@ class ToolCallParser:
             self._state = "before"
             return at
         return at + 1
-
-    @property
-    def _may_call(self) -> bool:
-        return self._max_calls is None or self._num_calls < self._max_calls
 
     def _open(self, tag: str) -> None:
         self._held.append(tag)

@@ -1,5 +1,6 @@
 """Tools in chats: what the model is told of them, and the calls that it answers with."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -112,13 +113,44 @@ async def test_arguments_come_as_they_are_written(start_server: Any) -> None:
     assert len(fragments) > 3
 
 
-async def test_one_call_where_only_one_is_wanted(client: Any) -> None:
-    body = chat(CALL, CALL, parallel_tool_calls=False)
-    message = (await ask(client, body))["choices"][0]["message"]
-    assert len(message["tool_calls"]) == 1
-    message = joined(await stream(client, body))
-    assert len(message["tool_calls"]) == 1
-    assert "weather" not in message["content"]
+async def test_one_call_where_only_one_is_wanted(start_server: Any, tmp_path: Path) -> None:
+    events = tmp_path / "events"
+    client = await start_server("--delay", 0.005, "--events", events)
+    both = chat(CALL, CALL, stream_options={"include_usage": True})
+    one = both | {"parallel_tool_calls": False}
+    *_, usage = await stream(client, both)
+    num_both = usage["usage"]["completion_tokens"]
+    assert "Abort" not in events.read_text()
+    *found, usage = await stream(client, one)  # the last event is the usage alone
+    assert found[-1]["choices"][0]["finish_reason"] == "tool_calls"
+    message = joined(found)
+    assert [json.loads(call["arguments"]) for call in message["tool_calls"]] == [{"city": "Rome"}]
+    assert message["content"].strip() == "system"
+    # nothing more is generated, and what was is counted
+    num_one = usage["usage"]["completion_tokens"]
+    assert num_one < num_both // 2 + len("system")
+    async with asyncio.timeout(5):
+        while "Abort" not in events.read_text():
+            await asyncio.sleep(0.01)
+    whole = await ask(client, one | {"stream_options": None, "return_token_ids": True})
+    (choice,) = whole["choices"]
+    assert choice["finish_reason"] == "tool_calls" and choice["stop_reason"] is None
+    assert [call["function"] for call in choice["message"]["tool_calls"]] == message["tool_calls"]
+    assert whole["usage"]["completion_tokens"] == len(choice["token_ids"]) == num_one
+
+
+async def test_text_without_a_call_goes_on_where_one_is_wanted(client: Any) -> None:
+    body = chat("It rains.", '{"name": "snow", "arguments": {}}', parallel_tool_calls=False)
+    (choice,) = (await ask(client, body))["choices"]
+    assert choice["finish_reason"] == "stop"
+    assert choice["message"]["content"].endswith('{"name": "snow", "arguments": {}}')
+
+
+async def test_a_call_ends_no_answer_that_is_to_be_longer(client: Any) -> None:
+    body = chat(CALL, CALL, parallel_tool_calls=False, min_tokens=100)
+    answer = await ask(client, body)
+    assert answer["usage"]["completion_tokens"] == 100
+    assert len(answer["choices"][0]["message"]["tool_calls"]) == 1
 
 
 async def test_tool_choice_none_leaves_the_text_as_it_is(client: Any) -> None:

@@ -5,7 +5,6 @@ import random
 import sys
 from collections.abc import Iterable
 from types import FrameType
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -32,8 +31,8 @@ def pieces(text: str, size: int) -> Iterable[str]:
     return (text[at : at + size] for at in range(0, len(text), size))
 
 
-def events(parts: Iterable[str], **options: Any) -> list[ToolEvent]:
-    parser = ToolCallParser(TOOLS, **options)
+def events(parts: Iterable[str]) -> list[ToolEvent]:
+    parser = ToolCallParser(TOOLS)
     return [event for part in parts for event in parser.feed(part)] + parser.finish()
 
 
@@ -143,12 +142,6 @@ def test_arguments_come_as_they_are_written() -> None:
 def test_json_that_is_an_answer_streams_on() -> None:
     parser = ToolCallParser(TOOLS)
     assert parser.feed('{"title":') == [ContentPart('{"title":')]
-
-
-def test_past_the_limit_of_calls_all_is_text() -> None:
-    text = f"<tool_call>{CALL}</tool_call>\n<tool_call>{OTHER}</tool_call>"
-    found = joined(events([text], max_calls=1))
-    assert found == (f"<tool_call>{OTHER}</tool_call>", [FOUND])
 
 
 FRAGMENTS = st.sampled_from(
