@@ -10,6 +10,7 @@ from collections.abc import Callable
 from server.api_keys import ApiKeys
 from server.flags import make_parser, runtime_config
 from server.listener import CannotBind, bind
+from server.vllm_flags import with_dashes
 
 EXIT_USAGE = 2
 REQUEST_LOG = "server.request_log"  # the logger of that module
@@ -21,7 +22,7 @@ def main() -> None:
         from benchmarks.bench import main as bench  # with a command line of its own
 
         sys.exit(bench(sys.argv[2:]))
-    args = make_parser().parse_args()
+    args = make_parser().parse_args(with_dashes(sys.argv[1:]))
     logging.basicConfig(
         level=logging.INFO,
         stream=sys.stderr,

@@ -38,6 +38,10 @@ def make_parser() -> argparse.ArgumentParser:
         help="a line for each finished request: counts and times, never a text",
     )  # fmt: skip
     serve.add_argument(
+        "--disable-log-requests", "--no-enable-log-requests",
+        dest="log_requests", action="store_false", default=False, help=argparse.SUPPRESS,
+    )  # fmt: skip
+    serve.add_argument(
         "--profile-dir", type=Path, metavar="DIR", help="allows /start_profile, which writes here"
     )
     serve.add_argument("--model", dest="model_flag", metavar="MODEL", help=argparse.SUPPRESS)
