@@ -5,16 +5,15 @@ import math
 import sys
 import time
 from array import array
-from typing import Annotated, Any, Literal
+from typing import Literal
 
 from aiohttp import web
-from pydantic import WithJsonSchema
 
 from runtime.errors import PromptTooLong, RequestError
 from runtime.messages import Submit
 from runtime.request import SamplingParams, answer_room
 from server.access import cache_salt
-from server.body import Body
+from server.body import Body, Prompt
 from server.json_body import read_json
 from server.lifecycle import LIFECYCLE
 from server.metrics import METRICS, FinishedAnswer
@@ -26,20 +25,11 @@ from server.respond import json_response
 from server.schema import parse
 from server.served_model import ServedModel
 
-INPUT = {
-    "anyOf": [
-        {"type": "string"},
-        {"type": "array", "items": {"type": "string"}},
-        {"type": "array", "items": {"type": "integer"}},
-        {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
-    ]
-}
-
 
 class EmbeddingsBody(Body):
-    """POST /v1/embeddings. `input` is looked at as the `prompt` of a completion is."""
+    """POST /v1/embeddings."""
 
-    input: Annotated[Any, WithJsonSchema(INPUT)]
+    input: Prompt
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None

@@ -29,8 +29,9 @@ async def render_completion(request: web.Request) -> web.Response:
     with request.app[LIFECYCLE].request() as model:
         body = parse(CompletionBody, await read_json(request))
         check_model(body.model, model.names)
+        add_special = body.add_special_tokens is not False
         prompts = await prompt_ids(
-            body.prompt, model.text, add_special=body.add_special_tokens is not False
+            body.prompt, model.text, add_special=add_special, suffix=body.suffix
         )
         decode = model.text.tokenizer.decode
         return json_response(

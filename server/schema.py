@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, model_validator
 from runtime.errors import RequestError, UnsupportedParameter
 from runtime.request import MAX_LOGPROBS, SamplingParams
 from server.answer_form import ResponseFormat, StructuredFields
-from server.body import Body, Ids, Strings
+from server.body import Body, Ids, Prompt, Strings
 from server.chat_messages import parse_messages
 from server.limits import MAX_CACHE_SALT, MAX_PRIORITY
 from server.request_id import CLEAN
@@ -128,9 +128,9 @@ class GenerationBody(Body):
 
 
 class CompletionBody(GenerationBody):
-    """POST /v1/completions. `prompt` is looked at by `server.prompts`."""
+    """POST /v1/completions."""
 
-    prompt: Any
+    prompt: Prompt
     suffix: str | None = None
     echo: bool | None = None
     logprobs: int | None = None

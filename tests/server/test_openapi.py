@@ -52,6 +52,9 @@ async def test_the_fields_are_those_that_are_checked(client: Any) -> None:
     assert schemas["ChatBody"]["additionalProperties"] is False
     assert "input_prefix" in schemas["InfillBody"]["properties"]
     assert schemas["EmbeddingsBody"]["required"] == ["input"]
+    prompt = schemas["CompletionBody"]["properties"]["prompt"]
+    assert prompt["anyOf"] == schemas["EmbeddingsBody"]["properties"]["input"]["anyOf"]
+    assert [form["type"] for form in prompt["anyOf"]] == ["string", "array", "array", "array"]
 
 
 async def test_random_requests_are_answered_as_described(client: Any) -> None:

@@ -35,6 +35,20 @@ async def test_a_completion_is_rendered_prompt_by_prompt(client: Any) -> None:
     assert second["prompt"] == "Z" and len(second["tokens"]) == 1
 
 
+async def test_a_suffix_is_rendered_as_the_model_sees_it(client: Any) -> None:
+    body = {"prompt": ["X<|im_end|>", "Y"], "suffix": "Z"}
+    found = await (await client.post("/v1/completions/render", json=body)).json()
+    assert [one["prompt"] for one in found] == [
+        "<|fim_prefix|>X<|im_end|><|fim_suffix|>Z<|fim_middle|>",
+        "<|fim_prefix|>Y<|fim_suffix|>Z<|fim_middle|>",
+    ]
+    asked = body | {"max_tokens": 1, "return_token_ids": True}
+    answer = await (await client.post("/v1/completions", json=asked)).json()
+    assert [one["token_ids"] for one in found] == [
+        choice["prompt_token_ids"] for choice in answer["choices"]
+    ]
+
+
 async def test_the_templates_text_alone(client: Any) -> None:
     whole = await (await client.post("/v1/chat/completions/render", json=CHAT)).json()
     assert await (await client.post("/apply-template", json=CHAT)).json() == {
@@ -48,6 +62,7 @@ async def test_the_templates_text_alone(client: Any) -> None:
         ("/v1/chat/completions/render", {"messages": []}, 400),
         ("/v1/chat/completions/render", CHAT | {"model": "other"}, 404),
         ("/v1/completions/render", {"prompt": [5000]}, 400),
+        ("/v1/completions/render", {"prompt": [5], "suffix": "x"}, 400),
         ("/v1/completions/render", {"prompt": "x", "model": "other"}, 404),
         ("/apply-template", CHAT | {"nonsense": 1}, 400),
         ("/apply-template", CHAT | {"model": "other"}, 404),
