@@ -20,7 +20,7 @@ from server.tool_choice import call_finder, chat_form, end_finder, offered_tools
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
-    """Handles the route."""
+    """Answers a chat with a message, at once or as a stream of its pieces."""
     with request.app[LIFECYCLE].request() as model:
         body = parse(ChatBody, await read_json(request))
         name = check_model(body.model, model.names)

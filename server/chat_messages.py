@@ -6,6 +6,45 @@ from runtime.errors import RequestError, UnsupportedParameter
 from runtime.text.chat_template import ROLES
 from server.limits import MAX_MESSAGES
 
+TEXT: dict[str, Any] = {"type": "string"}
+TEXT_PARTS = {
+    "type": "array",
+    "items": {
+        "title": "TextPart",
+        "type": "object",
+        "properties": {"type": {"const": "text"}, "text": TEXT},
+        "required": ["type", "text"],
+    },
+}
+CALLED = {
+    "title": "CalledFunction",
+    "type": "object",
+    "properties": {"name": TEXT, "arguments": TEXT},
+    "required": ["name", "arguments"],
+}
+CALL = {
+    "title": "ToolCall",
+    "type": "object",
+    "properties": {"id": TEXT, "type": {"const": "function"}, "function": CALLED},
+    "required": ["id", "type", "function"],
+}
+# for readers of the document; what is checked is below
+MESSAGES = {
+    "type": "array",
+    "minItems": 1,
+    "items": {
+        "title": "Message",
+        "type": "object",
+        "properties": {
+            "role": {"enum": sorted(ROLES)},
+            "content": {"anyOf": [TEXT, TEXT_PARTS, {"type": "null"}]},
+            "name": TEXT,
+            "tool_calls": {"type": "array", "items": CALL},
+            "tool_call_id": TEXT,
+        },
+        "required": ["role"],
+    },
+}
 # What OpenAI's client writes back when an answer of ours becomes part of the next call.
 EMPTY_FIELDS = frozenset({"refusal", "audio", "function_call", "annotations"})
 # field: types of its value

@@ -26,7 +26,7 @@ DEFAULT_MAX_TOKENS = 16  # OpenAI's
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
-    """Handles the route."""
+    """Goes on with prompts as they are, or fills the gap between `prompt` and `suffix`."""
     with request.app[LIFECYCLE].request() as model:
         body = parse(CompletionBody, await read_json(request))
         name = check_model(body.model, model.names)

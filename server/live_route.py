@@ -12,7 +12,10 @@ LIVE_FEED = web.AppKey("live_feed", LiveFeed)
 
 
 async def watch(request: web.Request) -> web.StreamResponse:
-    """The first event has the facts, each that follows a moment; an error tells of the end."""
+    """Requests, pages and speeds as events, four times a second.
+
+    The first event has the facts, each that follows a moment; an error tells of the end.
+    """
     lifecycle, feed = request.app[LIFECYCLE], request.app[LIVE_FEED]
     model = lifecycle.require_model()
     async with EventStream(request) as events:

@@ -11,13 +11,13 @@ from server.served_model import ServedModel
 
 
 async def list_models(request: web.Request) -> web.Response:
-    """GET /v1/models."""
+    """The names that the model has."""
     model = request.app[LIFECYCLE].require_model()
     return json_response({"object": "list", "data": [_entry(name, model) for name in model.names]})
 
 
 async def show_model(request: web.Request) -> web.Response:
-    """GET /v1/models/{id}; ids may hold slashes."""
+    """One of the names that the model has; names may hold slashes."""
     model = request.app[LIFECYCLE].require_model()
     return json_response(_entry(check_model(request.match_info["id"], model.names), model))
 

@@ -34,6 +34,8 @@ ERRORS = MappingProxyType(
         504: "the answer took too long",
     }
 )
+# what OpenAPI says of a stream is said of each event
+AN_EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
 STRING_OR_NULL: dict[str, Any] = {"type": ["string", "null"]}
 
 
@@ -163,7 +165,7 @@ def _operation(
     text = " ".join((handler.__doc__ or "").split())
     schema = {"$ref": REF.format(model=operation.answer)} if operation.answer else {}
     content = {
-        media: {"schema": schema if media == JSON else {"type": "string"}}
+        media: {"schema": {JSON: schema, EVENTS: AN_EVENT}.get(media, {"type": "string"})}
         for media in operation.media
     }
     error = {JSON: {"schema": {"$ref": REF.format(model="Error")}}}

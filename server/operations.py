@@ -26,7 +26,7 @@ SPEC = web.AppKey("spec", Mapping[str, object])
 
 
 async def openapi(request: web.Request) -> web.Response:
-    """This description."""
+    """This description of all routes, for programs."""
     return json_response(request.app[SPEC])
 
 

@@ -49,17 +49,17 @@ def read_page() -> dict[str, PageFile]:
 
 
 async def show_page(request: web.Request) -> web.Response:
-    """GET /: the page; it needs no key, for a browser cannot send one with an address."""
+    """Chats, completions and a live view; a browser cannot send a key with an address."""
     return _answer(request, request.app[PAGE][INDEX])
 
 
 async def show_docs(request: web.Request) -> web.Response:
-    """GET /docs: the routes for people, read from /openapi.json."""
+    """The routes for people, read from /openapi.json."""
     return _answer(request, request.app[PAGE][DOCS])
 
 
 async def show_page_file(request: web.Request) -> web.Response:
-    """GET /page/{name}: what the page consists of."""
+    """What the pages consist of."""
     file = request.app[PAGE].get(request.match_info["name"])
     if file is None:
         raise web.HTTPNotFound

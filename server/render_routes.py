@@ -16,7 +16,7 @@ from server.served_model import ServedModel
 
 
 async def render_chat(request: web.Request) -> web.Response:
-    """POST /v1/chat/completions/render: takes the body of the chat itself."""
+    """The prompt that a chat becomes; nothing is generated. Takes the body of the chat itself."""
     with request.app[LIFECYCLE].request() as model:
         body = parse(ChatBody, await read_json(request))
         check_model(body.model, model.names)
@@ -25,7 +25,7 @@ async def render_chat(request: web.Request) -> web.Response:
 
 
 async def render_completion(request: web.Request) -> web.Response:
-    """POST /v1/completions/render: takes the body of the completion, gives one entry a prompt."""
+    """The prompts as the model sees them; nothing is generated. Takes the completion's own body."""
     with request.app[LIFECYCLE].request() as model:
         body = parse(CompletionBody, await read_json(request))
         check_model(body.model, model.names)
@@ -40,7 +40,7 @@ async def render_completion(request: web.Request) -> web.Response:
 
 
 async def apply_template(request: web.Request) -> web.Response:
-    """POST /apply-template, llama-server's name and form: the text alone."""
+    """The text alone that a chat becomes, under llama-server's name."""
     with request.app[LIFECYCLE].request() as model:
         body = parse(ChatBody, await read_json(request))
         check_model(body.model, model.names)

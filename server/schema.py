@@ -3,13 +3,13 @@
 from typing import Annotated, Any, Self
 
 import pydantic
-from pydantic import BeforeValidator, model_validator
+from pydantic import BeforeValidator, WithJsonSchema, model_validator
 
 from runtime.errors import RequestError, UnsupportedParameter
 from runtime.request import MAX_LOGPROBS, SamplingParams
 from server.answer_form import ResponseFormat, StructuredFields
 from server.body import Body, Ids, Prompt, Strings
-from server.chat_messages import parse_messages
+from server.chat_messages import MESSAGES, parse_messages
 from server.limits import MAX_CACHE_SALT, MAX_PRIORITY
 from server.request_id import CLEAN
 from server.tools import Tool, ToolChoice, check_tools
@@ -151,7 +151,9 @@ class CompletionBody(GenerationBody):
 class ChatBody(GenerationBody):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[dict[str, Any]], BeforeValidator(parse_messages)]
+    messages: Annotated[
+        list[dict[str, Any]], BeforeValidator(parse_messages), WithJsonSchema(MESSAGES)
+    ]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
@@ -194,7 +196,9 @@ class TokenizeBody(Body):
 
     model: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[dict[str, Any]] | None, BeforeValidator(parse_messages)] = None
+    messages: Annotated[
+        list[dict[str, Any]] | None, BeforeValidator(parse_messages), WithJsonSchema(MESSAGES)
+    ] = None
     add_special_tokens: bool | None = None
     parse_special: bool | None = None
     return_token_strs: bool | None = None
