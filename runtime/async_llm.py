@@ -1,7 +1,8 @@
 """The Python face for event loops: notebooks and services."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -9,8 +10,8 @@ from runtime.engine_thread import EngineThread
 from runtime.errors import EngineDied, RequestError
 from runtime.experiments.interventions import Intervention
 from runtime.llm import LLM
-from runtime.llm_answers import Started
 from runtime.llm_prompts import Job, Messages, Prompt
+from runtime.llm_started import Started
 from runtime.outputs import RequestOutput
 from runtime.request import SamplingParams, TokenOutput
 
@@ -73,12 +74,11 @@ class AsyncLLM:
             EngineDied: the device failed.
         """
         job = self._llm.jobs.one(prompt, sampling_params, tuple(interventions))
-        started, events = await self._start(job, capture)
-        name = request_id or str(started.request_ids[0])
+        started, events = await self._start(replace(job, request_id=request_id), capture)
         try:
-            if name in self._running:
-                raise RequestError(f"request {name!r} runs already", param="request_id")
-            self._running[name] = started
+            if started.name in self._running:
+                raise RequestError(f"request {started.name!r} runs already", param="request_id")
+            self._running[started.name] = started
             answers = {choice.request_id: choice.answer for choice in started.choices}
             while not started.finished:
                 event = await events.get()
@@ -86,11 +86,11 @@ class AsyncLLM:
                     raise event
                 if not answers[event.request_id].finished:
                     answers[event.request_id].push(event)
-                    yield started.result(name)
+                    yield started.result()
         finally:
             self._thread.end(started.request_ids)
-            if self._running.get(name) is started:
-                del self._running[name]
+            if self._running.get(started.name) is started:
+                del self._running[started.name]
 
     async def stream(
         self,
@@ -108,16 +108,24 @@ class AsyncLLM:
                 yield text[sent:]
             sent = len(text)
 
-    async def abort(self, request_id: str) -> None:
-        """Ends a request; its answer has the finish reason "abort". Ids that ended are ignored."""
-        started = self._running.get(request_id)
-        if started is not None:
+    async def abort(self, request_ids: str | Collection[str]) -> None:
+        """Ends requests; their answers have the finish reason "abort".
 
-            def abort() -> None:
-                for number in started.request_ids:
-                    self._llm.engine.abort(number)
+        Ids that have ended are ignored.
+        """
+        names = {request_ids} if isinstance(request_ids, str) else request_ids
+        numbers = [
+            number
+            for name, started in self._running.items()
+            if name in names
+            for number in started.request_ids
+        ]
 
-            await asyncio.wrap_future(self._thread.call(abort))
+        def abort() -> None:
+            for number in numbers:
+                self._llm.engine.abort(number)
+
+        await asyncio.wrap_future(self._thread.call(abort))
 
     async def _start(
         self, job: Job, capture: Sequence[str]

@@ -1,10 +1,9 @@
 """Gathers the tokens of one answer into its text and its result."""
 
-from collections.abc import Callable
-
 from runtime.outputs import CompletionOutput, Logprob
 from runtime.request import TokenOutput
 from runtime.text.answer import Answer, ScoredToken
+from runtime.text.tokenizer import Tokenizer
 
 
 class Collector:
@@ -13,17 +12,18 @@ class Collector:
     Args:
         answer: turns its tokens into text.
         with_logprobs: whether log-probabilities were asked for.
-        token_text: how the vocabulary spells a token.
+        tokenizer: for the texts of single tokens.
 
     Attributes:
+        pieces: what each output has added to its text.
         prompt_logprobs: as in `RequestOutput`.
     """
 
-    def __init__(self, answer: Answer, *, with_logprobs: bool, token_text: Callable[[int], str]):
+    def __init__(self, answer: Answer, *, with_logprobs: bool, tokenizer: Tokenizer):
         self._answer = answer
         self._with_logprobs = with_logprobs
-        self._token_text = token_text
-        self._pieces: list[str] = []
+        self._tokenizer = tokenizer
+        self.pieces: list[str] = []
         self._token_ids: list[int] = []
         self._scored: list[ScoredToken] = []
         self._stop_reason: str | int | None = None
@@ -40,8 +40,8 @@ class Collector:
         """Prompt tokens that the prefix cache held."""
         return self._answer.num_cached_tokens
 
-    def push(self, output: TokenOutput) -> str:
-        """Takes the next token; the text that it adds."""
+    def push(self, output: TokenOutput) -> None:
+        """Takes the next token."""
         piece = self._answer.push([output])
         if output.token_id is not None:
             self._token_ids.append(output.token_id)
@@ -50,17 +50,16 @@ class Collector:
                 None if score is None else self._entry(*score) for score in output.prompt_logprobs
             ]
         self._error = output.error
-        self._pieces.append(piece.text)
+        self.pieces.append(piece.text)
         self._scored += piece.scored
         self._stop_reason = piece.stop_reason
-        return piece.text
 
     def output(self) -> CompletionOutput:
         """The answer so far."""
         chosen = [scored.output.logprob or 0.0 for scored in self._scored]
         return CompletionOutput(
             index=self._answer.index,
-            text="".join(self._pieces),
+            text="".join(self.pieces),
             token_ids=list(self._token_ids),
             finish_reason=self._answer.finish_reason,
             stop_reason=self._stop_reason,
@@ -81,8 +80,11 @@ class Collector:
         self, token_id: int, logprob: float, best: tuple[tuple[int, float], ...]
     ) -> dict[int, Logprob]:
         """The token itself, and the best ones by rank."""
-        own = Logprob(logprob, None, self._token_text(token_id))
+        own = Logprob(logprob, None, self._text(token_id))
         return {token_id: own} | {
-            other: Logprob(value, rank, self._token_text(other))
+            other: Logprob(value, rank, self._text(other))
             for rank, (other, value) in enumerate(best, start=1)
         }
+
+    def _text(self, token_id: int) -> str:
+        return self._tokenizer.decode([token_id], skip_special=False, start=False)

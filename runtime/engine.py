@@ -135,6 +135,7 @@ class Engine:
         probe: Probe | None = None,
         origin: KVSnapshot | None = None,
         kept: list[KVSnapshot] | None = None,
+        scored_from: int = 1,
     ) -> None:
         """Queues a request; its tokens come from `step` under its id.
 
@@ -145,6 +146,8 @@ class Engine:
             probe: what an experiment reads and changes in it.
             origin: a context that begins the prompt, to continue from.
             kept: receives the request's own context when it ends.
+            scored_from: with `prompt_logprobs`, the first token of the prompt that is scored; what
+                is before it may come from the prefix cache.
 
         Raises:
             RequestError: it can never be answered; the message has the numbers.
@@ -176,6 +179,7 @@ class Engine:
             probe=probe,
             origin=origin,
             kept=kept,
+            num_reported=scored_from - 1,
         )
         if len(request.stop_ids) > MAX_BANNED:
             raise RequestError(

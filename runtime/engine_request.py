@@ -26,8 +26,9 @@ class Request:
 
     Attributes:
         num_tokens: tokens that exist, read or in flight.
-        num_reported: positions of the prompt whose scores or hidden states have been asked for.
-        prompt_scores: those that were read, from the second token of the prompt on.
+        num_reported: positions of the prompt whose scores or hidden states have been asked for, or
+            are not wanted.
+        prompt_scores: those that were read, of the last tokens of the prompt.
         pooled: sum of the hidden states that were read, float64 [D].
         probe: what an experiment reads and changes in it.
         origin: a context to continue from.

@@ -1,8 +1,8 @@
 """The Python face: a model in this process, the same engine and programs as the server's."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from functools import cached_property
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,7 +15,7 @@ from runtime.engine import Engine
 from runtime.experiments.pure_model import Params as Weights
 from runtime.experiments.pure_model import PureModel
 from runtime.experiments.score_functions import Processor, Sampler, make_processor, make_sampler
-from runtime.experiments.scoring import Score, Scorer
+from runtime.experiments.scoring import Score, score
 from runtime.guidance import GuideMaker
 from runtime.kv_snapshot import KVSnapshot
 from runtime.llm_answers import Answers
@@ -33,8 +33,8 @@ from runtime.text.tokenizer import build_tokenizer
 class LLM:
     """A model file, loaded and compiled; use it as a context manager or call `close`.
 
-    Calls are synchronous and not for several threads at once (`AsyncLLM` is). Without a seed in its
-    parameters, each request draws one.
+    Calls are synchronous and, but for `abort`, not for several threads at once (`AsyncLLM` is).
+    Without a seed in its parameters, each request draws one.
 
     Args:
         model: path of the GGUF file, or "demo" for the model that ships with ggjax.
@@ -87,10 +87,6 @@ class LLM:
             samplers={name: make_sampler(f) for name, f in (samplers or {}).items()},
         )
 
-    @cached_property
-    def _scorer(self) -> Scorer:
-        return Scorer(self.model, max_length=self.info.max_model_len)
-
     def __enter__(self) -> Self:
         return self
 
@@ -106,7 +102,6 @@ class LLM:
         """Frees the device's memory and ends the template process."""
         self._worker.close()
         self._compile_log.close()
-        self.__dict__.pop("_scorer", None)
         del self.engine, self.answers
 
     @property
@@ -216,45 +211,56 @@ class LLM:
         Raises:
             RequestError: a prompt cannot be served.
         """
-        jobs = {self.answers.next_id(): job for job in self.jobs.of_prompts(prompts)}
-        ids = {request_id: job.ids for request_id, job in jobs.items()}
-        found = embed(self.engine, ids, pooling=pooling, normalize=normalize)
-        return [
-            EmbeddingOutput(
-                request_id=str(request_id),
-                prompt=job.text,
-                prompt_token_ids=job.ids,
-                embedding=found[request_id][0].tolist(),
-                num_cached_tokens=found[request_id][1].num_cached_tokens,
-            )
-            for request_id, job in jobs.items()
-        ]
+        return embed(
+            self.answers, self.jobs.of_prompts(prompts), pooling=pooling, normalize=normalize
+        )
+
+    def abort(self, request_ids: str | Collection[str] | None = None) -> None:
+        """Ends requests; from any thread, or in the loop over a stream.
+
+        Their answers end with what they have and the finish reason "abort". Ids that have ended are
+        ignored.
+
+        Args:
+            request_ids: of `stream`, or as `RequestOutput.request_id`; None for all that run.
+        """
+        names = {request_ids} if isinstance(request_ids, str) else request_ids
+        self.answers.abort(names)
 
     def stream(
-        self, prompt: Prompt | Messages, sampling_params: SamplingParams | None = None
-    ) -> Iterator[str]:
+        self,
+        prompt: Prompt | Messages,
+        sampling_params: SamplingParams | None = None,
+        request_id: str | None = None,
+    ) -> Generator[str, None, RequestOutput]:
         """The pieces of one answer as they come; leaving the loop early ends the request.
+
+        The generator returns the whole result: `result = yield from llm.stream(…)`.
 
         Args:
             prompt: a text, token ids, or the messages of a chat.
+            request_id: for `abort`; a number is drawn without it.
         """
-        return self.answers.stream(self.jobs.one(prompt, sampling_params))
+        job = self.jobs.one(prompt, sampling_params)
+        return self.answers.stream(replace(job, request_id=request_id))
 
     def score(
         self, prompt: str | list[int], continuations: Sequence[str | list[int]]
     ) -> list[Score]:
         """How likely each continuation of the prompt is: per token, and as a whole.
 
+        The engine computes the full pages of the prompt once, and all continuations together.
+
         Raises:
             RequestError: the prompt or a continuation is empty, or both together are longer than
-                the model's limit.
+                the model's limit, of which a token is left for an answer.
         """
         prompt_ids = self.tokenize(prompt) if isinstance(prompt, str) else prompt
         listed = [
             self._tokenizer.encode(item, parse_special=True) if isinstance(item, str) else item
             for item in continuations
         ]
-        return [self._scorer.score(prompt_ids, ids) for ids in listed]
+        return score(self.answers, prompt_ids, listed, max_length=self.info.max_model_len)
 
     def snapshot(self, request: Prompt | RequestOutput) -> KVSnapshot:
         """The keys and values of a context, to continue from as often as wanted.

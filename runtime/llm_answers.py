@@ -1,8 +1,9 @@
 """Runs the jobs of the Python face on the engine, from submission to results."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import Progress
@@ -16,65 +17,19 @@ from runtime.experiments.probe import Instrument, Probe
 from runtime.experiments.score_functions import Processing, ScoreFunction
 from runtime.kv_snapshot import KVSnapshot
 from runtime.llm_prompts import Job
-from runtime.outputs import CompletionOutput, RequestOutput
+from runtime.llm_started import Choice, Started
+from runtime.outputs import RequestOutput
+from runtime.request import TokenOutput
 from runtime.seeds import seed_source
 from runtime.text.answer import Answer
 from runtime.text.tokenizer import Tokenizer
 
 
-@dataclass(frozen=True)
-class Choice:
-    """One request in the engine, and the answer that it becomes."""
-
-    request_id: int
-    answer: Collector
-    probe: Probe | None
-    kept: list[KVSnapshot] | None
-
-    def output(self, num_prompt: int) -> CompletionOutput:
-        """The answer so far."""
-        output = self.answer.output()
-        num_tokens = num_prompt + len(output.token_ids)
-        if self.probe and self.probe.wanted and self.answer.finished:
-            # the last token was chosen and never computed
-            output = replace(output, captured=self.probe.captured(num_tokens - 1))
-        if self.kept:
-            output = replace(output, snapshot=self.kept[0].copy(upto=num_tokens))
-        return output
-
-
-@dataclass(frozen=True)
-class Started:
-    """A job under way: its answers, as many as its `n`."""
-
-    job: Job
-    choices: tuple[Choice, ...]
-
-    @property
-    def request_ids(self) -> list[int]:
-        """Its numbers in the engine."""
-        return [choice.request_id for choice in self.choices]
-
-    @property
-    def finished(self) -> bool:
-        """Whether all answers have ended."""
-        return all(choice.answer.finished for choice in self.choices)
-
-    def result(self, request_id: str | None = None) -> RequestOutput:
-        """What there is of it, in the caller's form."""
-        return RequestOutput(
-            request_id=request_id or str(self.choices[0].request_id),
-            prompt=self.job.text,
-            prompt_token_ids=self.job.ids,
-            outputs=[choice.output(len(self.job.ids)) for choice in self.choices],
-            num_cached_tokens=self.choices[0].answer.num_cached_tokens,
-            prompt_logprobs=self.choices[0].answer.prompt_logprobs,
-            finished=self.finished,
-        )
-
-
 class Answers:
-    """The engine's caller: numbers requests, draws their seeds, gathers their tokens."""
+    """The engine's caller: numbers requests, draws their seeds, gathers their tokens.
+
+    One thread calls it; `abort` is for any.
+    """
 
     def __init__(
         self,
@@ -91,10 +46,9 @@ class Answers:
         self._tokenizer = tokenizer
         self._ids = itertools.count()
         self._next_seed = seed_source(seed)
-
-    def next_id(self) -> int:
-        """A number for a request."""
-        return next(self._ids)
+        self._running: dict[int, Started] = {}
+        self._answers: dict[int, Collector] = {}
+        self._aborted: deque[int] = deque()
 
     def run(
         self, jobs: Sequence[Job], *, capture: Sequence[str] = (), show_progress: bool = False
@@ -104,34 +58,53 @@ class Answers:
         Raises:
             RequestError: one of them cannot be served; then nothing was started.
         """
-        started = self.start(jobs, capture=capture)
-        waiting = {c.request_id: c.answer for item in started for c in item.choices}
         console = Console(stderr=True)
         shown = show_progress and (console.is_terminal or console.is_jupyter)
-        try:
-            with Progress(disable=not shown, transient=True, console=console) as bar:
-                task = bar.add_task("requests", total=len(waiting))
-                while waiting:
-                    for request_id in self._step(waiting):
-                        del waiting[request_id]
+        with (
+            self._follow(jobs, capture) as started,
+            Progress(disable=not shown, transient=True, console=console) as bar,
+        ):
+            waiting = {c.request_id: c.answer for item in started for c in item.choices}
+            task = bar.add_task("requests", total=len(waiting))
+            while waiting:
+                for output in self.step():
+                    answer = waiting.get(output.request_id)
+                    if answer is not None and answer.finished:
+                        del waiting[output.request_id]
                         bar.advance(task)
-        finally:
-            self.drop([request_id for item in started for request_id in item.request_ids])
         return [item.result() for item in started]
 
-    def stream(self, job: Job) -> Iterator[str]:
-        """The pieces of one answer; leaving the loop ends the request."""
+    def stream(self, job: Job) -> Generator[str, None, RequestOutput]:
+        """The pieces of one answer, and at last its result; leaving the loop ends the request."""
         if job.params.n != 1:
             raise RequestError(f"stream gives one answer, got n={job.params.n}", param="n")
-        (started,) = self.start([job])
-        ((request_id,), (choice,)) = started.request_ids, started.choices
+        with self._follow([job], ()) as (started,):
+            pieces, given = started.choices[0].answer.pieces, 0
+            while given < len(pieces) or not started.finished:
+                if given == len(pieces):
+                    self.step()
+                    continue
+                given += 1
+                if pieces[given - 1]:
+                    yield pieces[given - 1]
+        return started.result()
+
+    def embed(self, jobs: Sequence[Job], *, pooling: str) -> list[TokenOutput]:
+        """The outputs that bring the embeddings of all jobs, in their order.
+
+        Raises:
+            RequestError: a prompt cannot be served.
+        """
+        outputs: dict[int, TokenOutput | None] = {next(self._ids): None for _ in jobs}
+        ids = list(outputs)
         try:
-            while not started.finished:
-                for output in self._engine.step():
-                    if output.request_id == request_id and (piece := choice.answer.push(output)):
-                        yield piece
+            for request_id, job in zip(ids, jobs, strict=True):
+                self._engine.add(request_id, job.ids, job.params, pooling=pooling)
+            while None in outputs.values():
+                outputs |= {o.request_id: o for o in self.step() if o.request_id in outputs}
         finally:
-            self.drop([request_id])
+            self._end(ids)
+        return [output for output in outputs.values() if output is not None]
 
     def start(self, jobs: Sequence[Job], *, capture: Sequence[str] = ()) -> list[Started]:
         """Submits all jobs, or none.
@@ -144,20 +117,26 @@ class Answers:
             for job, probes in zip(jobs, self._probes(jobs, capture), strict=True):
                 started.append(self._submit(job, probes))
         except RequestError:
-            self.drop([request_id for item in started for request_id in item.request_ids])
+            for item in started:
+                for request_id in item.request_ids:
+                    self._engine.abort(request_id)
             raise
         return started
 
-    def drop(self, request_ids: Sequence[int]) -> None:
-        """Ends what still runs, and takes it out of the engine."""
-        for request_id in request_ids:
-            self._engine.abort(request_id)
-        while self._engine.has_work:
-            self._engine.step()
+    def abort(self, names: Collection[str] | None) -> None:
+        """Ends the requests of these names, or all, with the next step; from any thread."""
+        for item in list(self._running.values()):
+            if names is None or item.name in names:
+                self._aborted.extend(item.request_ids)
 
-    def _step(self, waiting: dict[int, Collector]) -> list[int]:
-        """The requests that ended in the next step."""
-        ended: list[int] = []
+    def step(self) -> list[TokenOutput]:
+        """Takes a step and hands its tokens to the answers that run, whoever waits for them.
+
+        Raises:
+            RequestError: no request can get its pages.
+        """
+        while self._aborted:
+            self._engine.abort(self._aborted.popleft())
         outputs = self._engine.step()
         if self._engine.is_stuck:
             raise RequestError(
@@ -165,14 +144,38 @@ class Answers:
                 param="prompts",
             )
         for output in outputs:
-            answer = waiting.get(output.request_id)
+            answer = self._answers.get(output.request_id)
             if answer is None or answer.finished:
-                continue  # an abort, or what was in flight when a stop string was found
+                continue  # what was in flight when a stop string was found
             answer.push(output)
             if answer.finished:
-                ended.append(output.request_id)
                 self._engine.abort(output.request_id)
-        return ended
+        return outputs
+
+    @contextmanager
+    def _follow(self, jobs: Sequence[Job], capture: Sequence[str]) -> Iterator[list[Started]]:
+        """Starts jobs and lets `step` feed their answers; ends what still runs when it is left."""
+        started: list[Started] = []
+        try:
+            names = {item.name for item in self._running.values()}
+            if taken := names & {job.request_id for job in jobs}:
+                raise RequestError(f"request {taken.pop()!r} runs already", param="request_id")
+            started += self.start(jobs, capture=capture)
+            self._running |= {item.request_ids[0]: item for item in started}
+            self._answers |= {c.request_id: c.answer for item in started for c in item.choices}
+            yield started
+        finally:
+            for item in started:
+                del self._running[item.request_ids[0]]
+            self._end([request_id for item in started for request_id in item.request_ids])
+
+    def _end(self, request_ids: Sequence[int]) -> None:
+        """Takes requests out of the engine, whether they have ended or not."""
+        for request_id in request_ids:
+            self._answers.pop(request_id, None)
+            self._engine.abort(request_id)
+        while not self._answers and self._engine.has_work:
+            self._engine.step()  # what is in flight is for nobody
 
     def _probes(self, jobs: Sequence[Job], capture: Sequence[str]) -> list[list[Probe | None]]:
         """One for each choice of each job; none where nothing is looked at."""
@@ -226,11 +229,12 @@ class Answers:
                 probe=probe,
                 origin=job.origin,
                 kept=kept,
+                scored_from=job.scored_from,
             )
             answer = Collector(
                 Answer(number, self._tokenizer, job.params, start=job.starts_text),
                 with_logprobs=job.params.logprobs is not None,
-                token_text=self._tokenizer.token_text,
+                tokenizer=self._tokenizer,
             )
             choices.append(Choice(request_id, answer, probe, kept))
         return Started(job, tuple(choices))

@@ -42,6 +42,8 @@ class Job:
         keeps: the answers' contexts are wanted as snapshots.
         logits_processors: names of functions on its scores, in their order.
         sampler: name of the function that chooses its tokens; None for our own.
+        request_id: what the caller calls it; None for its number.
+        scored_from: with `prompt_logprobs`, the first token of `ids` that is scored.
     """
 
     text: str | None
@@ -53,6 +55,8 @@ class Job:
     keeps: bool = False
     logits_processors: tuple[str, ...] = ()
     sampler: str | None = None
+    request_id: str | None = None
+    scored_from: int = 1
 
 
 def listed_prompts(prompts: Prompt | Sequence[Prompt]) -> list[str | list[int] | KVSnapshot]:

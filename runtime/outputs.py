@@ -9,7 +9,10 @@ from runtime.kv_snapshot import KVSnapshot
 
 @dataclass(frozen=True)
 class Logprob:
-    """A token's log-probability; `rank` 1 is the likeliest, None where it is not known."""
+    """A token's log-probability; `rank` 1 is the likeliest, None where it is not known.
+
+    `decoded_token` is the text of the token by itself; part of a character is U+FFFD.
+    """
 
     logprob: float
     rank: int | None

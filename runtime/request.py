@@ -168,7 +168,7 @@ class TokenOutput(msgspec.Struct, frozen=True, omit_defaults=True):
         error: what went wrong, in words for the caller.
         num_cached_tokens: prompt tokens found in the prefix cache.
         prompt_logprobs: with the first token, where asked for: one entry for each token of the
-            prompt, None for the first.
+            prompt, None for the first and for those of which no score is wanted.
         embedding: float32 [D] as bytes, where the request asked for one.
     """
 

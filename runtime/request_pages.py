@@ -44,11 +44,14 @@ class RequestPages:
         if request.origin is not None:
             num_computed = min(request.origin.num_computed, request.num_tokens - 1)
             return list(request.origin.pages[: num_computed // self.page_size]), num_computed
-        # what is computed by others gives this request no scores and no hidden states
-        if not self._prefix_caching or request.last_reported:
+        if not self._prefix_caching:
             return [], 0
-        self._extend_hashes(request, request.num_tokens - 1)
-        usable = (request.num_tokens - 1) // self.page_size
+        upto = request.num_tokens - 1
+        if request.num_reported < request.last_reported:
+            # what is computed by others gives this request no scores and no hidden states
+            upto = min(upto, request.num_reported)
+        self._extend_hashes(request, upto)
+        usable = upto // self.page_size
         shared = self.pool.find(request.page_hashes[:usable])
         return shared, len(shared) * self.page_size
 

@@ -33,7 +33,10 @@ def book_token(request: Request, token: SampledToken, pages: RequestPages) -> To
         finish_reason = "stop"
     elif num_output >= request.max_tokens:
         finish_reason = "length"
-    with_scores = num_output == 1 and request.params.prompt_logprobs is not None
+    prompt_logprobs = None
+    if num_output == 1 and request.params.prompt_logprobs is not None:
+        num_unscored = len(request.prompt_ids) - len(request.prompt_scores)
+        prompt_logprobs = (*(None,) * num_unscored, *request.prompt_scores)
     return TokenOutput(
         request.request_id,
         token_id,
@@ -41,7 +44,7 @@ def book_token(request: Request, token: SampledToken, pages: RequestPages) -> To
         token.top_logprobs,
         finish_reason,
         num_cached_tokens=request.num_cached_tokens,
-        prompt_logprobs=(None, *request.prompt_scores) if with_scores else None,
+        prompt_logprobs=prompt_logprobs,
     )
 
 

@@ -64,6 +64,28 @@ async def test_abort_ends_an_answer(async_llm: AsyncLLM) -> None:
     await async_llm.abort("long")  # has ended
 
 
+async def test_abort_takes_several_ids(async_llm: AsyncLLM) -> None:
+    streams = [async_llm.generate("a", LONG, name) for name in ("x", "y", "z")]
+    for stream in streams:
+        await anext(stream)
+    await async_llm.abort(["x", "z"])
+    first, last_one = await last(streams[0]), await last(streams[2])
+    assert first.outputs[0].finish_reason == last_one.outputs[0].finish_reason == "abort"
+    assert (await anext(streams[1])).outputs[0].finish_reason is None
+    await streams[1].aclose()
+
+
+async def test_a_refused_request_takes_nothing_from_others(async_llm: AsyncLLM) -> None:
+    outputs = async_llm.generate("a", PARAMS)
+    first = await anext(outputs)
+    with pytest.raises(RequestError, match="vocabulary"):
+        await last(async_llm.generate([10**6]))
+    numbers = [len(first.outputs[0].token_ids)]
+    async for output in outputs:
+        numbers.append(len(output.outputs[0].token_ids))
+    assert numbers == list(range(1, 13))
+
+
 async def test_leaving_the_loop_ends_the_request(llm: LLM, async_llm: AsyncLLM) -> None:
     outputs = async_llm.generate("a", LONG)
     await anext(outputs)
@@ -116,4 +138,7 @@ async def test_a_dead_engine_ends_what_runs(
         patch.setattr(llm.engine, "step", BrokenEngine().step)
         with pytest.raises(EngineDied, match="the device is gone"):
             await last(outputs)
-    llm.answers.drop(list(llm.engine._requests))
+    for request_id in list(llm.engine._requests):
+        llm.engine.abort(request_id)
+    while llm.engine.has_work:
+        llm.engine.step()

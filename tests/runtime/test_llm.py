@@ -1,6 +1,9 @@
 """The Python face on a tiny random model: what callers rely on."""
 
+import itertools
 import math
+import threading
+from collections.abc import Generator
 
 import msgspec
 import pytest
@@ -8,8 +11,10 @@ import pytest
 from runtime.compile_log import CompileLog
 from runtime.errors import PromptTooLong, RequestError
 from runtime.llm import LLM
+from runtime.outputs import RequestOutput
 from runtime.request import SamplingParams, TokenOutput
 
+LONG = SamplingParams(temperature=0, max_tokens=400, ignore_eos=True)
 PROMPTS = ["def f(x):", "a", "the quick brown fox jumps over the lazy dog " * 12]
 
 
@@ -108,8 +113,19 @@ def test_scores_of_the_prompt_have_vllms_shape(llm: LLM) -> None:
         scored.prompt_token_ids[1:], scored.prompt_logprobs[1:], strict=True
     ):
         assert entry is not None and 2 <= len(entry) <= 3
-        assert entry[token_id].decoded_token == llm._tokenizer.token_text(token_id)
+        assert entry[token_id].decoded_token == llm.detokenize([token_id])
         assert {item.rank for item in entry.values()} >= {1, 2}
+
+
+def test_a_token_is_decoded_not_spelled(llm: LLM) -> None:
+    params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
+    ids = [*llm.tokenize(" the\n"), 0xE2]  # at last a byte that is part of a character
+    (output,) = llm.generate([[1, *ids]], params)
+    assert output.prompt_logprobs is not None
+    entries = zip(ids, output.prompt_logprobs[1:], strict=True)
+    texts = [entry[token_id].decoded_token for token_id, entry in entries if entry]
+    assert "".join(texts[:-1]) == " the\n"
+    assert texts[-1] == "\ufffd"
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean"])
@@ -178,6 +194,78 @@ def test_streamed_pieces_are_the_whole_answer(llm: LLM) -> None:
 def test_leaving_a_stream_frees_its_pages(llm: LLM) -> None:
     stream = llm.stream("def f(x):", SamplingParams(max_tokens=400, ignore_eos=True))
     next(stream)
+    stream.close()
+    assert_idle(llm)
+
+
+def finish(stream: Generator[str, None, RequestOutput]) -> tuple[list[str], RequestOutput]:
+    """What is left of a stream, and its result."""
+    pieces = []
+    while True:
+        try:
+            pieces.append(next(stream))
+        except StopIteration as end:
+            return pieces, end.value
+
+
+def test_abort_ends_a_stream_with_what_it_has(llm: LLM) -> None:
+    stream = llm.stream("def f(x):", LONG, "mine")
+    first = [next(stream) for _ in range(3)]
+    llm.abort(["others"])
+    first.append(next(stream))
+    llm.abort("mine")
+    rest, result = finish(stream)
+    (answer,) = result.outputs
+    assert (result.request_id, answer.finish_reason) == ("mine", "abort")
+    assert "".join(first + rest) == answer.text
+    assert 4 <= len(answer.token_ids) < 10
+    llm.abort("mine")  # has ended
+    assert_idle(llm)
+
+
+def test_abort_ends_what_another_thread_runs(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, steps = llm.engine.step, itertools.count()
+
+    def aborted_from_elsewhere() -> list[TokenOutput]:
+        if next(steps) == 5:
+            thread = threading.Thread(target=llm.abort)
+            thread.start()
+            thread.join()
+        return step()
+
+    monkeypatch.setattr(llm.engine, "step", aborted_from_elsewhere)
+    # more than there are slots: the last never began
+    outputs = llm.generate(["a"] * 6, LONG, capture=["embed"])
+    for output in outputs:
+        (answer,) = output.outputs
+        assert answer.finish_reason == "abort" and len(answer.token_ids) < 10
+        assert (answer.captured is None) == (not answer.token_ids)
+    assert outputs[0].outputs[0].token_ids and not outputs[-1].outputs[0].token_ids
+    assert_idle(llm)
+
+
+def test_calls_in_the_loop_over_a_stream_take_nothing_from_it(llm: LLM) -> None:
+    params = SamplingParams(temperature=0, max_tokens=10, ignore_eos=True)
+    expected = llm.generate("def f(x):", params)[0].outputs[0]
+    stream = llm.stream("def f(x):", params)
+    pieces = [next(stream)]
+    assert llm.generate("def f(x):", params)[0].outputs[0] == expected
+    pieces.append(next(stream))
+    (embedding,) = llm.embed("def f(x):")
+    with pytest.raises(RequestError, match="600 tokens"):
+        llm.generate(["a", [5] * 600])  # type: ignore[list-item]
+    rest, result = finish(stream)
+    assert "".join(pieces + rest) == expected.text
+    assert result.outputs[0] == expected
+    assert embedding.embedding == llm.embed("def f(x):")[0].embedding
+    assert_idle(llm)
+
+
+def test_names_of_running_streams_are_unique(llm: LLM) -> None:
+    stream = llm.stream("a", LONG, "twice")
+    next(stream)
+    with pytest.raises(RequestError, match="'twice' runs already"):
+        next(llm.stream("a", LONG, "twice"))
     stream.close()
     assert_idle(llm)
 

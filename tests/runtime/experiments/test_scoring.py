@@ -1,9 +1,14 @@
 """Scores of continuations are the log-probabilities that generating them reports."""
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from runtime.errors import RequestError
 from runtime.request import SamplingParams
+
+PROMPT = [(7 * i) % 1000 for i in range(150)]
 
 
 def test_a_generated_answer_scores_what_it_reported(llm):
@@ -16,13 +21,45 @@ def test_a_generated_answer_scores_what_it_reported(llm):
     assert score.total == pytest.approx(answer.cumulative_logprob, abs=1e-3)
 
 
+@pytest.mark.parametrize("num_prompt", [1, 3, 64, 65, 129, 150])
+def test_scores_are_those_of_the_pure_function(llm, num_prompt):
+    prompt = [num_prompt, *PROMPT[1:num_prompt]]  # nobody had it before
+    continuations = [[3], [900, 17, 4], PROMPT[:70]]
+    hits = llm.engine.scheduler.pages.prefix_hits
+    scores = llm.score(prompt, continuations)
+    for token_ids, score in zip(continuations, scores, strict=True):
+        tokens = jnp.array(prompt + token_ids)
+        logits, _ = llm.model.forward(llm.params, tokens)
+        every = jax.nn.log_softmax(logits)[num_prompt - 1 : -1]
+        expected = np.take_along_axis(every, np.array(token_ids)[:, None], axis=1)[:, 0]
+        assert score.token_ids == token_ids
+        np.testing.assert_allclose(score.logprobs, expected, atol=1e-4)
+    # two of three find the full pages before the token that scores the first of theirs
+    shared = llm.engine.scheduler.pages.prefix_hits - hits
+    assert shared == 2 * ((num_prompt - 1) // 64 * 64)
+
+
 def test_texts_are_continued_as_they_stand(llm):
     text, ids = llm.score("def f", ["(x)", llm.tokenize("(x)")])
     assert text == ids
 
 
 def test_nothing_to_score_is_refused(llm):
+    assert llm.score("def f", []) == []
     with pytest.raises(RequestError, match="need a token each"):
         llm.score("def f", [""])
-    with pytest.raises(RequestError, match="have 520 tokens, the model's limit is 512"):
-        llm.score([1] * 500, [[2] * 20])
+    with pytest.raises(RequestError, match="have 512 tokens, the model's limit is 512, of which"):
+        llm.score([1] * 500, [[2] * 12])
+    assert len(llm.score([1] * 500, [[2] * 11])[0].logprobs) == 11
+
+
+def test_a_request_without_scores_is_an_error(llm, monkeypatch):
+    step = llm.engine.step
+
+    def abort_and_step():
+        llm.abort()
+        return step()
+
+    monkeypatch.setattr(llm.engine, "step", abort_and_step)
+    with pytest.raises(RequestError, match="was aborted"):
+        llm.score("def f", ["(x)"])
