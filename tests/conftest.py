@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,10 @@ _programs = tempfile.TemporaryDirectory(prefix="ggjax-programs-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _programs.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+# Folders whose programs are many and run a few times: without optimisation they compile in two
+# thirds of the time.
+COMPILE_QUICKLY = {"examples", "models", "profiling", "runtime"}
 
 BESIDE = Path(__file__).resolve().parents[2]
 MODEL_NAME = "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
@@ -35,6 +40,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=BESIDE / "models" / MODEL_NAME,
         help="Qwen2.5-Coder-0.5B-Instruct Q4_K_M, as a GGUF file",
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compilation(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Without optimisation in some folders, but for modules that say `OPTIMISED = True`."""
+    import jax  # not before the variables above are set
+
+    folder = request.path.relative_to(Path(__file__).parent).parts[0]
+    quick = folder in COMPILE_QUICKLY and not getattr(request.module, "OPTIMISED", False)
+    jax.config.update("jax_disable_most_optimizations", quick)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")

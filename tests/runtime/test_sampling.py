@@ -18,6 +18,7 @@ from runtime.step import sample, unpack_mask
 from runtime.step_input import SAMPLE_COLUMNS
 from runtime.thresholds import highest_threshold, kept
 
+OPTIMISED = True  # many draws
 NUM_DRAWS = 1_500
 
 jitted = jax.jit(choose, static_argnames="mode")
