@@ -10,7 +10,7 @@ serve: setup
 	.venv/bin/ggjax serve $(MODEL) $(ARGS)
 
 test: setup-dev
-	.venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
+	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: setup-dev
 	.venv/bin/ruff check

@@ -30,17 +30,17 @@ WINDOW = 256
 def perplexity(path: Path, token_ids: list[int]) -> float:
     """exp of the mean negative log-probability of each token after its window's first."""
     model = load_pure_model(path)
-    params = model.params
     count = len(token_ids) // WINDOW
     windows = jnp.array(token_ids[: count * WINDOW]).reshape(count, WINDOW)
 
+    # the weights are an argument: one program for files of all types
     @jax.jit
-    def loss(window: jax.Array) -> jax.Array:
+    def loss(params: dict[str, jax.Array], window: jax.Array) -> jax.Array:
         logits, _ = model.forward(params, window)
         logprobs = jax.nn.log_softmax(logits[:-1], axis=-1)
         return -jnp.take_along_axis(logprobs, window[1:, None], axis=1).mean()
 
-    return float(np.exp(np.mean([loss(window) for window in windows])))
+    return float(np.exp(np.mean([loss(model.params, window) for window in windows])))
 
 
 def main(text: str, directory: Path, types: dict[Type, float] = TYPES) -> dict[Type, float]:

@@ -19,12 +19,17 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _programs.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
-# Folders whose programs are many and run a few times: without optimisation they compile in two
-# thirds of the time.
-COMPILE_QUICKLY = {"examples", "models", "profiling", "runtime"}
-
-BESIDE = Path(__file__).resolve().parents[2]
+TESTS = Path(__file__).resolve().parent
+BESIDE = TESTS.parents[1]
 MODEL_NAME = "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
+
+# Several processes share the files: those that take longest begin first, so that all end together,
+# and what they compile is there for those that follow.
+FIRST = ["examples", "model", "runtime/experiments", "models", "training"]
+
+# Folders whose programs are their own, many, and run a few times: without optimisation they compile
+# in two thirds of the time.
+COMPILE_QUICKLY = {"models", "profiling", "runtime"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,11 +52,22 @@ def compilation(request: pytest.FixtureRequest) -> Iterator[None]:
     """Without optimisation in some folders, but for modules that say `OPTIMISED = True`."""
     import jax  # not before the variables above are set
 
-    folder = request.path.relative_to(Path(__file__).parent).parts[0]
+    folder = request.path.relative_to(TESTS).parts[0]
     quick = folder in COMPILE_QUICKLY and not getattr(request.module, "OPTIMISED", False)
     jax.config.update("jax_disable_most_optimizations", quick)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Folders of long files first, for `pytest -n 2 --no-loadscope-reorder` (see `make test`)."""
+
+    def rank(item: pytest.Item) -> int:
+        folders = (TESTS / folder for folder in FIRST)
+        within = (i for i, folder in enumerate(folders) if item.path.is_relative_to(folder))
+        return next(within, len(FIRST))
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session")

@@ -43,11 +43,12 @@ def wait_until_healthy(url: str, process: subprocess.Popen[bytes], seconds: floa
 
 
 @pytest.fixture(scope="session")
-def demo_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def demo_url() -> Iterator[str]:
     """The demonstration model; it completes Python, whatever is asked."""
     port = free_port()
-    flags = ["--max-model-len", "256", "--max-num-seqs", "2", "--max-num-batched-tokens", "128"]
-    flags += ["--compilation-cache-dir", str(tmp_path_factory.mktemp("xla"))]
+    # as in tests/model/test_demo.py: what is compiled for one is found by the other
+    flags = ["--max-model-len", "1024", "--max-num-seqs", "4", "--max-num-batched-tokens", "128"]
+    flags += ["--dtype", "float32"]
     with running("server", "serve", "demo", "--port", str(port), *flags, port=port) as url:
         yield url
 

@@ -1,7 +1,10 @@
-"""Every example runs on the demonstration model, finds what it says it finds and draws it."""
+"""Every example, and what docs/research.md and the notebook show, runs and finds what it says."""
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -25,7 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def llm() -> Iterator[LLM]:
-    options = {"max_model_len": 256, "max_num_seqs": 8, "max_num_batched_tokens": 128}
+    # as in docs/research.md and tests/model/test_demo.py: compiled once for all
+    options = {"max_model_len": 1024, "max_num_seqs": 4, "max_num_batched_tokens": 128}
     with LLM("demo", dtype="float32", **options) as llm:
         yield llm
 
@@ -82,3 +86,36 @@ def test_fewer_bits_cost_perplexity(tmp_path: Path) -> None:
     found = perplexity.main(text, tmp_path, {Type.Q8_0: 8.5, Type.Q4_0: 4.5})
     assert 1 < found[Type.Q8_0] < found[Type.Q4_0] < 1000
     drawn(tmp_path, "perplexity.svg")
+
+
+def run(snippets: list[str], names: dict[str, Any]) -> None:
+    for number, snippet in enumerate(snippets, start=1):
+        exec(compile(snippet, f"snippet {number}", "exec"), names)
+
+
+def test_every_snippet_of_the_document_runs() -> None:
+    text = (ROOT / "docs" / "research.md").read_text()
+    snippets = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(snippets) >= 8
+    names: dict[str, Any] = {}
+    run(snippets, names)
+    assert names["llm"].engine.scheduler.pool.num_used == 0
+    names["llm"].close()
+
+
+def test_the_document_names_every_site() -> None:
+    from models.sites import _AFTER, _BEFORE, _IN_LAYER
+
+    text = (ROOT / "docs" / "research.md").read_text()
+    for site in (*_BEFORE, *_IN_LAYER, *_AFTER):
+        assert f"`{site}`" in text or f"`layers.i.{site}`" in text, site
+
+
+@pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive")
+def test_the_notebook_runs() -> None:
+    cells = json.loads((ROOT / "examples" / "tour.ipynb").read_text())["cells"]
+    assert all(not cell.get("outputs") for cell in cells), "a notebook is kept without its results"
+    names: dict[str, Any] = {}
+    run(["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"], names)
+    names["plt"].close("all")
+    names["llm"].close()

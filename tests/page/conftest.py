@@ -17,7 +17,9 @@ from playwright.sync_api import sync_playwright
 
 KEY = "sk-page"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = ("--max-num-seqs", "2", "--max-num-batched-tokens", "128", "--max-model-len", "1024")
+# as in tests/model/test_demo.py: what is compiled for one is found by the other
+FLAGS = ("--max-num-seqs", "4", "--max-num-batched-tokens", "128", "--max-model-len", "1024")
+FLAGS += ("--dtype", "float32")
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +39,7 @@ def url(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
         port: int = probe.getsockname()[1]
     folder = tmp_path_factory.mktemp("page")
     command = [sys.executable, "-m", "server", "serve", "demo", "--port", str(port), *FLAGS]
-    command += ["--api-key", KEY, "--compilation-cache-dir", str(folder / "xla")]
+    command += ["--api-key", KEY]
     with open(folder / "log", "wb") as log, subprocess.Popen(command, stderr=log) as process:
         try:
             wait_until_healthy(f"http://127.0.0.1:{port}", process, folder / "log")

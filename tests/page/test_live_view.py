@@ -13,7 +13,7 @@ from playwright.sync_api import expect
 
 @pytest.fixture
 def load(url: str) -> Iterator[None]:
-    """Three requests, of which two run at once; they end with the test."""
+    """Five requests, of which four run at once; they end with the test."""
     stop = threading.Event()
 
     def ask() -> None:
@@ -26,7 +26,7 @@ def load(url: str) -> Iterator[None]:
                 if stop.is_set():
                     return
 
-    threads = [threading.Thread(target=ask) for _ in range(3)]
+    threads = [threading.Thread(target=ask) for _ in range(5)]
     for thread in threads:
         thread.start()
     yield
@@ -43,8 +43,8 @@ def test_it_fills(open_page: Any, load: None, width: int) -> None:
     page.wait_for_selector("#buckets .bucket")
     assert "demo" in page.inner_text("#facts")
     assert "plain XLA" in page.inner_text("#facts")
-    expect(page.locator("#requests tr")).to_have_count(3)
-    assert "2 running, 1 waiting" in page.inner_text("#requests-count")
+    expect(page.locator("#requests tr")).to_have_count(5)
+    assert "4 running, 1 waiting" in page.inner_text("#requests-count")
     assert "M" in page.get_attribute(".chart .line", "d")
     colours = page.evaluate(
         """() => {
@@ -53,7 +53,7 @@ def test_it_fills(open_page: Any, load: None, width: int) -> None:
             return new Set(new Uint32Array(data.buffer)).size;
         }"""
     )
-    assert colours >= 4  # gaps, free, two requests
+    assert colours >= 6  # gaps, free, four requests
     assert "in use" in page.get_attribute("#page-map", "aria-label")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
