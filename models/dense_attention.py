@@ -1,31 +1,36 @@
 """Attention of one sequence over itself, without a cache: for experiments and gradients."""
 
-from functools import partial
-
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
+from models.grouped_product import mix, score
 from models.kv_cache import Attention
 from models.projection import Projection
 from models.sites import PATTERN, Tap, untouched
 
 
 def make_dense_attention(tap: Tap = untouched) -> Attention[None]:
-    """Causal softmax attention, in float32, over the step's own tokens: one context in order."""
+    """Causal softmax attention over the step's own tokens: one context in order.
+
+    Sums are float32, and it rounds where attention over pages does: weights meet the values in the
+    type of these, and are divided by their sum afterwards.
+    """
 
     def attention(projection: Projection, cache: None) -> tuple[Array, None]:
         q, k, v = projection.heads()
         length, num_kv_heads, group, _ = q.shape
-        wide = partial(jnp.einsum, precision=lax.Precision.HIGHEST)
-        q_wide, k_wide, v_wide = (x.astype(jnp.float32) for x in (q, k, v))
-        scores = wide("TKGH,CKH->TKGC", q_wide, k_wide)
+        keys, values = (x.swapaxes(0, 1)[None] for x in (k, v))
+        scores = score(q[None], keys)[0]
         visible = jnp.tril(jnp.ones((length, length), bool))[:, None, None]
-        pattern = jax.nn.softmax(jnp.where(visible, scores, -jnp.inf), axis=-1)
-        by_head = pattern.reshape(length, num_kv_heads * group, length)
-        pattern = tap(PATTERN, projection.layer, by_head).reshape(pattern.shape)
-        out = wide("TKGC,CKH->TKGH", pattern, v_wide)
-        return out.astype(q.dtype), cache
+        scores = jnp.where(visible, scores, -jnp.inf)
+        weights = jnp.exp(scores - lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+        total = weights.sum(axis=-1, keepdims=True)
+        pattern = (weights / total).reshape(length, num_kv_heads * group, length)
+        seen = tap(PATTERN, projection.layer, pattern)
+        if seen is not pattern:  # somebody changed it
+            weights, total = seen.reshape(weights.shape), jnp.ones_like(total)
+        out = mix(weights[None], values)[0]
+        return (out / total).astype(q.dtype), cache
 
     return attention

@@ -1,10 +1,12 @@
 """Paged attention that shows its pattern: plain, whole contexts at once, for experiments."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array
 
+from models.grouped_product import mix, score
 from models.kv_cache import BLOCK_Q, Attention, KVCache, ModelInput, make_entrance
 from models.projection import Projection
 from models.sites import PATTERN, Tap
@@ -25,14 +27,18 @@ def make_pattern_attention(step: ModelInput, tap: Tap) -> Attention[KVCache]:
         q, cache = entrance(projection, cache)
         with jax.named_scope("attention"):
             k_pages, v_pages = cache.k[layer], cache.v[layer]
-            scores = queries.over_contexts("BQKGH,BKCH->BQKGC", q, k_pages)
+            scores = queries.over_contexts(score, q, k_pages)
             visible = jnp.arange(scores.shape[-1]) <= step.positions[:, None, None, None]
-            pattern = jax.nn.softmax(jnp.where(visible, scores, _MASKED), axis=-1)
-            pattern = jnp.where(visible, pattern, 0)
-            by_head = pattern.reshape(q.shape[0], -1, pattern.shape[-1])
-            pattern = tap(PATTERN, layer, by_head).reshape(pattern.shape)
-            out = queries.over_contexts("BQKGC,BKCH->BQKGH", pattern, v_pages)
-            return out.astype(q.dtype), cache
+            scores = jnp.where(visible, scores, _MASKED)
+            top = scores.max(axis=-1, keepdims=True)
+            weights = jnp.where(visible, jnp.exp(scores - top), 0)
+            total = jnp.maximum(weights.sum(axis=-1, keepdims=True), 1e-30)
+            pattern = (weights / total).reshape(q.shape[0], -1, weights.shape[-1])
+            seen = tap(PATTERN, layer, pattern)
+            if seen is not pattern:  # somebody changed it
+                weights, total = seen.reshape(weights.shape), jnp.ones_like(total)
+            out = queries.over_contexts(mix, weights, v_pages)
+            return (out / total).astype(q.dtype), cache
 
     return attention
 
@@ -53,30 +59,28 @@ class _Queries:
             last.reshape(num_blocks, BLOCK_Q).max(axis=1) + 1 if num_blocks else None
         )
 
-    def over_contexts(self, equation: str, x: Array, pages: Array) -> Array:
-        """The product of [T, …] with keys or values [pages, K, page, H] of each token's context."""
+    def over_contexts(
+        self, product: Callable[[Array, Array], Array], x: Array, pages: Array
+    ) -> Array:
+        """A `models.grouped_product` of [T, …] with each token's context, out of pages."""
         x_rows = x[: self._num_rows, None]
-        rows = _product(equation, x_rows, pages, self._row_tables, self._row_lengths)[:, 0]
+        rows = _product(product, x_rows, pages, self._row_tables, self._row_lengths)[:, 0]
         if self._block_lengths is None:
             return rows
         x_blocks = x.reshape(self._num_blocks, BLOCK_Q, *x.shape[1:])
         lengths = self._block_lengths
-        blocks = _product(equation, x_blocks, pages, self._block_tables, lengths)
+        blocks = _product(product, x_blocks, pages, self._block_tables, lengths)
         merged = blocks.reshape(-1, *blocks.shape[2:])
         is_row = self._is_row.reshape(-1, *(1,) * (rows.ndim - 1))
         front = jnp.where(is_row, rows, merged[: self._num_rows])
         return merged.at[: self._num_rows].set(front)
 
 
-def _product(equation: str, x: Array, pages: Array, tables: Array, lengths: Array) -> Array:
+def _product(
+    product: Callable[[Array, Array], Array], x: Array, pages: Array, tables: Array, lengths: Array
+) -> Array:
     context = pages[tables].swapaxes(1, 2)  # [B, K, P, page, H]
     context = context.reshape(*context.shape[:2], -1, context.shape[-1])
     # a page's unused tail may hold anything, NaN too, and 0 * NaN is NaN
     written = jnp.arange(context.shape[2]) < lengths[:, None]
-    context = jnp.where(written[:, None, :, None], context, 0)
-    return jnp.einsum(
-        equation,
-        x.astype(jnp.float32),
-        context.astype(jnp.float32),
-        precision=lax.Precision.HIGHEST,
-    )
+    return product(x, jnp.where(written[:, None, :, None], context, 0))

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import logging
 import os
+import select
 import sys
 from collections.abc import Callable
 
@@ -12,16 +13,39 @@ from server.flags import make_parser, runtime_config
 from server.listener import CannotBind, bind
 from server.vllm_flags import with_dashes
 
+EXIT_UNREAD = 1  # as rich has it
 EXIT_USAGE = 2
 REQUEST_LOG = "server.request_log"  # the logger of that module
 
 
 def main() -> None:
     """Runs the command line; exits with its code."""
+    try:
+        try:
+            code = command()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not reader_left():  # it was another pipe
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = EXIT_UNREAD
+    sys.exit(code)
+
+
+def reader_left() -> bool:
+    """Whether nobody reads the output any more, as after `ggjax … | head`."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in output.poll(0))
+
+
+def command() -> int:
+    """The command that the command line names; its exit code."""
     if sys.argv[1:2] == ["bench"]:
         from benchmarks.bench import main as bench  # with a command line of its own
 
-        sys.exit(bench(sys.argv[2:]))
+        return bench(sys.argv[2:])
     args = make_parser().parse_args(with_dashes(sys.argv[1:]))
     logging.basicConfig(
         level=logging.INFO,
@@ -29,7 +53,7 @@ def main() -> None:
         format="%(asctime)s %(levelname)s %(message)s",
         datefmt="%H:%M:%S",
     )
-    sys.exit(COMMANDS[args.command](args))
+    return COMMANDS[args.command](args)
 
 
 def serve(args: argparse.Namespace) -> int:
@@ -82,8 +106,6 @@ def inspect(args: argparse.Namespace) -> int:
         inspect_model(path, args.memory)
     except (ModelNotFound, ModelFileError) as error:
         return refuse(error)
-    except BrokenPipeError:  # `ggjax inspect … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

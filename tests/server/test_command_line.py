@@ -268,12 +268,14 @@ def test_flags_become_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
     words = "serve m.gguf --max-model-len 8K --max-num-seqs 128 --max-num-batched-tokens 2048"
     words += " --gpu-memory-utilization 0.95 --kv-cache-dtype bfloat16 --dtype float32 -tp 2"
-    words += " --seed 5 --no-enable-prefix-caching --api-key a --api-key b"
+    words += " --seed 5 --no-enable-prefix-caching --batch-invariant --api-key a --api-key b"
     args = make_parser().parse_args(words.split())
     config = runtime_config(args)
     assert (config.max_model_len, config.max_num_seqs) == (8192, 128)
     assert (config.tensor_parallel_size, config.seed) == (2, 5)
     assert not config.enable_prefix_caching
+    assert config.batch_invariant
+    assert not runtime_config(make_parser().parse_args(["serve", "m.gguf"])).batch_invariant
     assert config.compilation_cache_dir == "/caches/ggjax/xla"
     assert args.api_key == ["a", "b"]
     assert [tokens(text) for text in ("8192", "8k", "8K", "1M")] == [8192, 8000, 8192, 2**20]
@@ -306,6 +308,38 @@ def test_inspect_shows_the_file(tiny_gguf: Path) -> None:
     )  # fmt: skip
     for text in ("qwen2.block_count", "F32", "80 GiB", "bfloat16", "1,024 items"):
         assert text in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", ["inspect MODEL", "bench latency --compare RESULT RESULT", "bench --help"]
+)
+def test_a_reader_that_leaves_ends_it_quietly(
+    arguments: str, tiny_gguf: Path, tmp_path: Path
+) -> None:
+    result = tmp_path / "result.json"
+    result.write_text(json.dumps({"avg_latency": 1.0}))
+    words = arguments.replace("MODEL", str(tiny_gguf)).replace("RESULT", str(result)).split()
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing) as output:
+        done = subprocess.run(
+            [sys.executable, "-m", "server", *words],
+            cwd=ROOT, stdout=output, stderr=subprocess.PIPE, text=True, timeout=20, check=False,
+        )  # fmt: skip
+    assert done.stderr == ""
+    assert done.returncode in (0, 1)  # argparse takes no notice
+
+
+def test_another_broken_pipe_is_an_error() -> None:
+    code = (
+        "import server.__main__ as command; command.command = lambda: (_ for _ in ()).throw"
+        "(BrokenPipeError('another')); command.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "BrokenPipeError: another" in done.stderr
 
 
 async def test_run_answers_in_the_terminal(
