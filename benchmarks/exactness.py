@@ -8,6 +8,7 @@ compares answers alone with the same in batches and in other chunks, without and
 import argparse
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -28,11 +29,11 @@ def compare_captures(llm: LLM, prompts: Sequence[list[int]]) -> dict[str, tuple[
     """For each kind of site the largest ‖served − plain‖ / ‖plain‖: of prompts, and of answers."""
     params = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
     outputs = llm.generate(prompts, params, capture=EVERYTHING, use_tqdm=False)
-    plain = jax.jit(lambda tokens: llm.model.forward(llm.params, tokens, capture=EVERYTHING)[1])
+    plain = jax.jit(partial(llm.model.forward, capture=EVERYTHING))
     worst: dict[str, tuple[float, float]] = {_kind(name): (0.0, 0.0) for name in llm.sites}
     for prompt, output in zip(prompts, outputs, strict=True):
         assert output.captured is not None
-        record = plain(jnp.array(prompt + output.outputs[0].token_ids[:-1]))
+        _, record = plain(llm.params, jnp.array(prompt + output.outputs[0].token_ids[:-1]))
         for name, own in output.captured.items():
             other = np.asarray(record[name], np.float32).reshape(own.shape)
             parts = (slice(0, len(prompt)), slice(len(prompt), None))
