@@ -27,12 +27,12 @@ def main(llm: LLM, directory: Path) -> np.ndarray:
     params = llm.params
 
     @jax.jit
-    def lead(embeddings: jax.Array) -> jax.Array:
+    def lead(embeddings: jax.Array, params: dict[str, jax.Array]) -> jax.Array:
         logits, _ = llm.model.forward(params, tokens, embeddings=embeddings)
         return logits[-1, answer] - logits[-1, other]
 
     embeddings = params["embedding"][tokens].astype(jnp.float32)
-    shares = np.asarray((jax.grad(lead)(embeddings) * embeddings).sum(axis=-1))
+    shares = np.asarray((jax.grad(lead)(embeddings, params) * embeddings).sum(axis=-1))
 
     figure, axes = plt.subplots(figsize=(8, 3.2))
     names = [repr(llm.detokenize([i]))[1:-1] for i in tokens.tolist()]
@@ -40,7 +40,9 @@ def main(llm: LLM, directory: Path) -> np.ndarray:
     axes.set_xticks(range(len(names)), names, rotation=60, ha="right", family="monospace")
     axes.axhline(0, color="k", linewidth=0.6)
     axes.set_ylabel("gradient × embedding")
-    axes.set_title(f"what speaks for {ANSWER!r} rather than {OTHER!r}: {lead(embeddings):.1f}")
+    axes.set_title(
+        f"what speaks for {ANSWER!r} rather than {OTHER!r}: {lead(embeddings, params):.1f}"
+    )
     figure.savefig(directory / "saliency.svg", bbox_inches="tight")
     plt.close(figure)
     return shares
