@@ -19,7 +19,7 @@ PATTERN = "layers.0.attn.pattern"
 def projected(values, dtype, tap):
     angles = jnp.arange(LENGTH)[:, None] * jnp.linspace(0.1, 1, WIDTH // 2)
     rope = jnp.cos(angles), jnp.sin(angles)
-    return Projection(0, values, jnp.zeros(values.shape[1:]), rope, dtype, tap)
+    return Projection(0, values[None], jnp.zeros(values.shape[1:]), rope, dtype, tap)
 
 
 def attend(make, dtype, changes=None):
