@@ -1,6 +1,8 @@
 """One started engine for all tests: the tiny model, two rows, prompts of up to two blocks."""
 
+import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from benchmarks.make_gguf import write_gguf
 from profiling.ceilings import Ceilings
@@ -13,13 +15,20 @@ CEILINGS = Ceilings(bytes_per_second=1e9, flops_per_second=1e12, dtype="float32"
 @pytest.fixture(scope="session")
 def started(tmp_path_factory) -> Started:
     path = write_gguf(tmp_path_factory.mktemp("profiling") / "tiny.gguf")
-    return measure_start(
-        str(path),
-        batch=2,
-        dtype="float32",
-        compilation_cache_dir=None,
-        max_num_batched_tokens=128,
-    )
+    # another folder's tests may have compiled the same programs: these shall take their time
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    try:
+        return measure_start(
+            str(path),
+            batch=2,
+            dtype="float32",
+            compilation_cache_dir=None,
+            max_num_batched_tokens=128,
+        )
+    finally:
+        jax.config.update("jax_enable_compilation_cache", True)
+        compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="session")
