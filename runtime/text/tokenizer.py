@@ -188,10 +188,14 @@ def _byte_letters() -> dict[str, int]:
 BYTE_OF_LETTER = _byte_letters()
 
 
+LETTERS = frozenset(BYTE_OF_LETTER)
+TO_LATIN_1 = str.maketrans({letter: chr(byte) for letter, byte in BYTE_OF_LETTER.items()})
+
+
 def _bpe_bytes(text: str) -> bytes:
-    if not all(letter in BYTE_OF_LETTER for letter in text):
+    if not LETTERS.issuperset(text):
         return text.encode()  # a token added as plain text
-    return bytes(BYTE_OF_LETTER[letter] for letter in text)
+    return text.translate(TO_LATIN_1).encode("latin-1")
 
 
 def _sentencepiece_bytes(text: str) -> bytes:
