@@ -82,7 +82,7 @@ class Scheduler:
 
         Advances `num_computed` and counts the tokens in flight; the results belong to `update`.
         """
-        draft = Draft(self.limits)
+        draft = Draft(self.limits, self._num_blocks())
         if self._batch_invariant:
             self._schedule_apart(draft)
         elif not self._continue_running(draft):
@@ -181,6 +181,20 @@ class Scheduler:
 
     def _queue(self, request: Request) -> None:
         insort(self.waiting, request, key=lambda r: r.rank)
+
+    def _num_blocks(self) -> int:
+        """Query blocks of the next step.
+
+        In a long step everybody waits whose answer is being written. So prompts are spread over
+        short ones, unless most of those that have a slot, or could have one, wait for their first
+        token.
+        """
+        num_writing = sum(request.num_missing == 1 for request in self.running)
+        num_waiting = len(self.running) - num_writing
+        num_waiting += min(len(self.waiting), len(self._free_slots))
+        if num_waiting > num_writing or self._batch_invariant:
+            return self.limits.num_blocks
+        return self.limits.mixed_blocks
 
     def _schedule_apart(self, draft: Draft) -> None:
         """Prompts while there are any, then rows."""

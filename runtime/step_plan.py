@@ -12,6 +12,9 @@ type PageUpdate = tuple[int, int, int]
 # (source, target), done before anything else
 type PageCopy = tuple[int, int]
 
+# Keeps a GPU nearly as busy as thousands do: `python -m benchmarks.step_simulation`.
+MIXED_TOKENS = 512
+
 _NOTHING = range(0)
 
 
@@ -25,6 +28,7 @@ class Limits:
         block_q: tokens of a query block.
         page_size: tokens of a page.
         pages_per_request: width of the page table.
+        mixed_tokens: of a step in which answers are written, and few wait for their first token.
     """
 
     num_slots: int
@@ -32,6 +36,13 @@ class Limits:
     block_q: int
     page_size: int
     pages_per_request: int
+    mixed_tokens: int = MIXED_TOKENS
+
+    @property
+    def mixed_blocks(self) -> int:
+        """Query blocks of `mixed_tokens`; however many rows there are, four are for prompts."""
+        row_blocks = -(-self.num_slots // self.block_q)
+        return min(self.num_blocks, max(self.mixed_tokens // self.block_q, row_blocks + 4))
 
 
 class Scheduled(NamedTuple):
@@ -121,8 +132,9 @@ class SampledToken(NamedTuple):
 class Draft:
     """A plan in the making: what is taken of the step's room."""
 
-    def __init__(self, limits: Limits):
+    def __init__(self, limits: Limits, num_blocks: int):
         self._limits = limits
+        self._num_blocks = num_blocks
         self.rows: list[Scheduled] = []
         self.chunks: list[Scheduled] = []
         self.page_updates: list[PageUpdate] = []
@@ -137,15 +149,15 @@ class Draft:
         row_blocks = -(-rows // self._limits.block_q)
         if num_missing == 1:
             blocks = row_blocks + self._chunk_blocks
-            room = int(blocks <= self._limits.num_blocks)
+            room = int(blocks <= self._num_blocks)
         else:
-            left = self._limits.num_blocks - row_blocks - self._chunk_blocks
+            left = self._num_blocks - row_blocks - self._chunk_blocks
             room = min(num_missing, max(0, left) * self._limits.block_q)
         return self._reportable(request, start, room)
 
     def block_room(self, request: Request, start: int) -> int:
         """The same where prompts go into blocks, be it one token, and there are no rows."""
-        left = self._limits.num_blocks - self._chunk_blocks
+        left = self._num_blocks - self._chunk_blocks
         room = min(len(request.prompt_ids) - start, left * self._limits.block_q)
         return self._reportable(request, start, room)
 
