@@ -68,9 +68,17 @@ def hopper_multiply(
     if num_rows <= MAX_ROWS and config is not None:
         return few_rows_product(x, matrix, config=config)
     if (splits := num_splits(num_rows, *matrix.shape)) > 1:
-        return _split_product(x, matrix, splits)
-    wide = jnp.float32 if num_rows < MANY_ROWS or not narrow else x.dtype
-    return _product(x, matrix, wide)[None]
+        return split_product(x, matrix, splits)
+    if num_rows < MANY_ROWS or not narrow:
+        return multiply(x, matrix)
+    return narrow_product(x, matrix)[None]
+
+
+def narrow_product(
+    x: Float[Array, "T in"], matrix: Float[Array, "out in"]
+) -> Float[Array, "T out"]:
+    """`x @ matrix.T` by XLA, summed in float32, the result in the type of `x`."""
+    return _product(x, matrix, x.dtype)
 
 
 def num_splits(num_rows: int, num_out: int, num_in: int) -> int:
@@ -87,7 +95,10 @@ def num_splits(num_rows: int, num_out: int, num_in: int) -> int:
     )
 
 
-def _split_product(x: Array, matrix: Array, splits: int) -> Float[Array, "splits T out"]:
+def split_product(
+    x: Float[Array, "T in"], matrix: Float[Array, "out in"], splits: int
+) -> Float[Array, "splits T out"]:
+    """`multiply` by XLA in so many terms, float32."""
     own, other = (values.reshape(values.shape[0], splits, -1) for values in (x, matrix))
     return lax.dot_general(
         own, other, (((2,), (2,)), ((1,), (1,))), preferred_element_type=jnp.float32

@@ -9,6 +9,7 @@ from models.kv_cache import enter
 from models.operations import hopper_enter
 from models.projection import Projection
 from pallas_kernels.add_norm import add_norm, hopper_add_norm
+from pallas_kernels.gated_product import choose_config, gated_product, hopper_gated_product
 from pallas_kernels.multiply import hopper_multiply, multiply
 
 pytestmark = pytest.mark.gpu
@@ -33,6 +34,15 @@ def test_products(shape, rows):
     x, matrix = normal(rows, rows, shape[1]), normal(1, *shape)
     exact = multiply(x.astype(jnp.float32), matrix.astype(jnp.float32))
     assert_close(jax.jit(hopper_multiply)(x, matrix).sum(axis=0), exact[0])
+
+
+@pytest.mark.parametrize("rows", [64, 128, 384])
+@pytest.mark.parametrize("shape", [(18944, 3584), (9472, 3584), (4864, 896)])
+def test_gated_product(shape, rows):
+    x, matrix = normal(rows, rows, shape[1]), normal(1, 2, *shape) * shape[1] ** -0.5
+    exact = gated_product(x.astype(jnp.float32), matrix.astype(jnp.float32))
+    config = choose_config(rows, *shape)
+    assert_close(hopper_gated_product(x, matrix, config=config), exact)
 
 
 @pytest.mark.parametrize("terms", [1, 4])

@@ -1,0 +1,43 @@
+"""Every way to make a layer's products can be built for a GPU, which this machine may not have."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
+
+from benchmarks import products
+
+
+@pytest.mark.parametrize("num_rows", [8, 128])
+@pytest.mark.parametrize("name", products.SHAPES)
+def test_every_way_lowers(name, num_rows, monkeypatch):
+    monkeypatch.setattr(products, "CALLS", 2)
+    num_out, num_in = products.SHAPES[name]
+    shape = (2, num_out // 2, num_in) if name == "gate_up" else (num_out, num_in)
+    operands = (
+        jax.ShapeDtypeStruct((num_rows, num_in), jnp.bfloat16),
+        jax.ShapeDtypeStruct((2, *shape), jnp.bfloat16),
+        jax.ShapeDtypeStruct((num_out,), jnp.float32),
+    )
+    device = AbstractDevice(device_kind="NVIDIA H200", num_cores=132, platform="gpu")
+    ways = products.ways(name, num_rows)
+    assert "as served" in ways and len(ways) >= (1 if name == "gate_up" and num_rows == 8 else 4)
+    with use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
+        for make in ways.values():
+            lowered = (
+                products.chain(name, make).trace(*operands).lower(lowering_platforms=("cuda",))
+            )
+            (out,) = jax.tree.leaves(lowered.out_info)
+            assert out.shape == (num_rows, num_in)
+
+
+@pytest.mark.parametrize("name", ["out", "gate_up"])
+def test_the_distance_tells_right_from_wrong(name, monkeypatch):
+    shape = (2, 128, 128) if name == "gate_up" else (128, 128)
+    x = jax.random.normal(jax.random.key(0), (4, 128), jnp.bfloat16)
+    matrix = jax.random.normal(jax.random.key(1), shape, jnp.bfloat16)
+    monkeypatch.setitem(products.SHAPES, name, (shape[-2] * (len(shape) - 1), 128))
+    make = products.ways(name, 40)["as served"]
+    assert products.distance(name, make, x, matrix) < products.TOLERANCE
+    wrong = products.distance(name, lambda x, matrix: 2 * make(x, matrix), x, matrix)
+    assert wrong == pytest.approx(1, abs=0.1)

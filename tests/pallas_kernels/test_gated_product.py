@@ -1,0 +1,87 @@
+"""Gate and up in one kernel: right in the interpreter, without races, and it lowers for CUDA."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas import mosaic_gpu as plgpu
+from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
+
+from pallas_kernels import gated_product as module
+from pallas_kernels.gated_product import (
+    TuningConfig,
+    choose_config,
+    gated_product,
+    hopper_gated_product,
+)
+
+
+def factors(num_rows, num_out, num_in, dtype=jnp.bfloat16):
+    rng = np.random.default_rng(num_rows + num_out)
+    x, matrix = rng.normal(size=(num_rows, num_in)), rng.normal(size=(2, num_out, num_in))
+    return jnp.asarray(x, dtype), jnp.asarray(matrix / num_in**0.5, dtype)
+
+
+def check(x, matrix, config, **params):
+    interpret = plgpu.InterpretGPUParams(**params)
+    out = hopper_gated_product(x, matrix, config=config, interpret=interpret)
+    assert out.dtype == x.dtype
+    ours, wanted = (np.asarray(v, np.float32) for v in (out, gated_product(x, matrix)))
+    np.testing.assert_allclose(ours, wanted, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "config"),
+    [((64, 128, 256), TuningConfig(64, 64, 2, 1)), ((128, 144, 192), TuningConfig(72))],
+)
+def test_it_is_the_reference_without_races(shape, config):
+    check(*factors(*shape), config, detect_races=True)
+
+
+def test_the_last_tile_overlaps_where_tiles_do_not_divide():
+    check(*factors(128, 104, 128), TuningConfig(72))  # both write the same into what they share
+
+
+def test_an_instance_computes_several_tiles(monkeypatch):
+    monkeypatch.setattr(module, "NUM_CORES", 2)
+    check(*factors(256, 216, 192), TuningConfig(72), detect_races=True)
+
+
+@pytest.mark.parametrize(
+    ("shape", "tile_out"),
+    [
+        ((128, 18944, 3584), 144),
+        ((64, 9472, 3584), 72),
+        ((512, 4864, 896), 64),
+        ((2048, 29568, 8192), 112),
+    ],
+)
+def test_it_lowers_for_a_gpu_without_one(shape, tile_out):
+    num_rows, num_out, num_in = shape
+    config = choose_config(*shape)
+    assert config.tile_out == tile_out and config.num_consumers == (1 if num_rows == 64 else 2)
+    factors = ((num_rows, num_in), (2, num_out, num_in))
+    x, matrix = (jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in factors)
+    device = AbstractDevice(device_kind="NVIDIA H200", num_cores=132, platform="gpu")
+    with use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
+        traced = jax.jit(lambda x, m: hopper_gated_product(x, m, config=config)).trace(x, matrix)
+        assert "mosaic_gpu" in traced.lower(lowering_platforms=("cuda",)).as_text()
+
+
+@pytest.mark.parametrize("shape", [(63, 128, 256), (64, 128, 100), (64, 100, 128), (64, 56, 128)])
+def test_there_is_no_configuration_for_odd_shapes(shape):
+    assert choose_config(*shape) is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "message"),
+    [
+        ((64, 128, 256), jnp.bfloat16, "does not divide"),
+        ((128, 64, 256), jnp.bfloat16, "does not divide"),
+        ((128, 144, 100), jnp.bfloat16, "does not divide"),
+        ((128, 144, 256), jnp.float32, "must have one 16-bit type"),
+    ],
+)
+def test_what_it_does_not_take_is_named(shape, dtype, message):
+    with pytest.raises(ValueError, match=message):
+        hopper_gated_product(*factors(*shape, dtype), config=TuningConfig())
