@@ -2,7 +2,7 @@
 
 What it computes is `pallas_kernels.paged_attention.paged_attention_reference` for blocks of one
 query. A program instance reads the pages of one request, one kv head and one split with the bulk
-copy engine, several pages ahead, and keeps an online softmax; a second kernel combines the splits.
+copy engine, several steps ahead, and keeps an online softmax; a second kernel combines the splits.
 Where there are more such items than instances fit the device, each takes several, and reads the
 next one's pages while it is at the last of those before.
 
@@ -11,7 +11,7 @@ Source: Dao et al., Flash-Decoding, 2023.
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels.combine_splits import combine_splits
+from pallas_kernels.decode_items import Item, items_of, pages_of
 from pallas_kernels.online_softmax import (
     TILE_M,
     Sums,
@@ -42,13 +43,15 @@ class TuningConfig:
 
     Attributes:
         num_splits: parts of each context, computed apart.
-        num_stages: pages in flight.
+        num_stages: steps in flight.
         num_items: pairs of a request and a kv head that an instance takes.
+        pages_per_step: pages whose scores are one product.
     """
 
     num_splits: int = 1
     num_stages: int = 3
     num_items: int = 1
+    pages_per_step: int = 1
 
 
 def choose_config(
@@ -112,18 +115,20 @@ def _make_kernel(q: Array, k_pages: Array, config: TuningConfig, group: int, int
     num_rows, num_kv_heads, padded, head_dim = q.shape
     page_size = k_pages.shape[2]
     splits, stages, items = config.num_splits, config.num_stages, config.num_items
+    keys = config.pages_per_step * page_size
+    arrivals = config.pages_per_step
     wide, wide32 = swizzled(2), swizzled(4)
     kwargs = {} if interpret is None else {"interpret": interpret}
     scratch: dict[str, Any] = {
         "q_smem": plgpu.SMEM((TILE_M + (items - 1) * padded, head_dim), q.dtype, transforms=wide),
-        "k_smem": plgpu.SMEM((stages, page_size, head_dim), q.dtype, transforms=wide),
-        "v_smem": plgpu.SMEM((stages, page_size, head_dim), q.dtype, transforms=wide),
+        "k_smem": plgpu.SMEM((stages, keys, head_dim), q.dtype, transforms=wide),
+        "v_smem": plgpu.SMEM((stages, keys, head_dim), q.dtype, transforms=wide),
         "q_barrier": plgpu.Barrier(num_barriers=items),
-        "k_barrier": plgpu.Barrier(num_barriers=stages),
-        "v_barrier": plgpu.Barrier(num_barriers=stages),
+        "k_barrier": plgpu.Barrier(num_arrivals=arrivals, num_barriers=stages),
+        "v_barrier": plgpu.Barrier(num_arrivals=arrivals, num_barriers=stages),
     }
     if interpret is not None:
-        scratch["p_smem"] = plgpu.SMEM((TILE_M, page_size), q.dtype, transforms=wide)
+        scratch["p_smem"] = plgpu.SMEM((TILE_M, keys), q.dtype, transforms=wide)
     out_type = [jax.ShapeDtypeStruct((num_rows, num_kv_heads, group, head_dim), q.dtype)]
     if splits == 1:
         scratch["out_smem"] = plgpu.SMEM((TILE_M, head_dim), q.dtype)  # G rows need not be tiles
@@ -140,7 +145,7 @@ def _make_kernel(q: Array, k_pages: Array, config: TuningConfig, group: int, int
             plgpu.SMEM((TILE_M,), jnp.float32),
         )
     return plgpu.kernel(
-        partial(_kernel, num_splits=splits, num_items=items),
+        partial(_kernel, config=config),
         out_type=out_type,
         grid=(-(-num_rows * num_kv_heads // items), splits),
         grid_names=("instance", "split"),
@@ -149,26 +154,6 @@ def _make_kernel(q: Array, k_pages: Array, config: TuningConfig, group: int, int
         compiler_params=plgpu.CompilerParams(approx_math=True),
         **kwargs,
     )
-
-
-class _Item(NamedTuple):
-    """A request's context, or a split of it, before one kv head.
-
-    Attributes:
-        is_real: false for what fills the last instance up.
-        length: keys of the whole context.
-        first: place of the first page in the request's table.
-        count: pages.
-        start: pages of the instance's items before this one.
-    """
-
-    is_real: Any
-    row: Any
-    head: Any
-    length: Any
-    first: Any
-    count: Any
-    start: Any
 
 
 def _kernel(
@@ -180,52 +165,43 @@ def _kernel(
     out_gmem: Any,  # [B, K, G, H]; of several splits: [B, K, splits, padded, H] float32
     *sums_gmem: Any,  # of several splits: top and total, [B, K, splits, padded] float32
     q_smem: Any,  # [64 and more, H], item after item; what else it holds does not mix in
-    k_smem: Any,  # [stages, page, H]
-    v_smem: Any,  # [stages, page, H]
+    k_smem: Any,  # [stages, keys, H]
+    v_smem: Any,  # [stages, keys, H]
     q_barrier: Any,
     k_barrier: Any,
     v_barrier: Any,
     out_smem: Any = None,  # [64, H]
     sums_smem: Any = (),  # of several splits: [64, H], [64], [64], float32
-    p_smem: Any = None,  # [64, page] to pass the weights through, which the interpreter needs
-    num_splits: int,
-    num_items: int,
+    p_smem: Any = None,  # [64, keys] to pass the weights through, which the interpreter needs
+    config: TuningConfig,
 ) -> None:
     split = lax.axis_index("split")
-    num_rows, num_kv_heads, padded, head_dim = q_gmem.shape
+    num_kv_heads, padded = q_gmem.shape[1:3]
     page_size = k_gmem.shape[2]
-    stages = k_smem.shape[0]
-    num_instances = -(-num_rows * num_kv_heads // num_items)
-
-    items: list[_Item] = []
-    total = jnp.int32(0)
-    for i in range(num_items):
-        number = lax.axis_index("instance") + i * num_instances
-        is_real = number < num_rows * num_kv_heads
-        number = jnp.where(is_real, number, 0)
-        row, head = (op(number, jnp.int32(num_kv_heads)) for op in (lax.div, lax.rem))
-        length = jnp.where(is_real, lengths_gmem[row], 0)
-        num_pages = lax.div(length + (page_size - 1), jnp.int32(page_size))
-        each = lax.div(num_pages + (num_splits - 1), jnp.int32(num_splits))
-        first = split * each
-        count = jnp.clip(num_pages - first, 0, each)
-        items.append(_Item(is_real, row, head, length, first, count, total))
-        total = total + count
-
-    queries = [q_smem.at[pl.ds(i * padded, TILE_M)] for i in range(num_items)]
+    stages, keys = k_smem.shape[:2]
+    items, total = items_of(
+        lengths_gmem,
+        instance=lax.axis_index("instance"),
+        split=split,
+        num_kv_heads=num_kv_heads,
+        num_splits=config.num_splits,
+        num_items=config.num_items,
+        page_size=page_size,
+        pages_per_step=config.pages_per_step,
+    )
+    queries = [q_smem.at[pl.ds(i * padded, TILE_M)] for i in range(config.num_items)]
     for i, item in enumerate(items):
         own = q_smem.at[pl.ds(i * padded, padded)]
         plgpu.copy_gmem_to_smem(q_gmem.at[item.row, item.head], own, q_barrier.at[i])
 
-    def fetch(i: Any, stage: Any) -> None:
-        row, head, place = items[0].row, items[0].head, items[0].first + i
-        for item in items[1:]:
-            mine = i >= item.start
-            row, head = jnp.where(mine, item.row, row), jnp.where(mine, item.head, head)
-            place = jnp.where(mine, item.first + i - item.start, place)
-        page = tables_gmem[row, place]
-        plgpu.copy_gmem_to_smem(k_gmem.at[page, head], k_smem.at[stage], k_barrier.at[stage])
-        plgpu.copy_gmem_to_smem(v_gmem.at[page, head], v_smem.at[stage], v_barrier.at[stage])
+    def fetch(step: Any, stage: Any) -> None:
+        row, head, places = pages_of(items, step, config.pages_per_step)
+        for i, place in enumerate(places):
+            page, part = tables_gmem[row, place], pl.ds(i * page_size, page_size)
+            for gmem, smem, barrier in ((k_gmem, k_smem, k_barrier), (v_gmem, v_smem, v_barrier)):
+                plgpu.copy_gmem_to_smem(
+                    gmem.at[page, head], smem.at[stage, part], barrier.at[stage]
+                )
 
     for stage in range(stages):
 
@@ -233,7 +209,7 @@ def _kernel(
         def _(stage: int = stage) -> None:
             fetch(stage, stage)
 
-    def attend(item: _Item, q_smem: Any, i: Array, sums: Sums) -> Sums:
+    def attend(item: Item, q_smem: Any, i: Array, sums: Sums) -> Sums:
         stage = lax.rem(item.start + i, jnp.int32(stages))
         plgpu.barrier_wait(k_barrier.at[stage])
 
@@ -241,8 +217,9 @@ def _kernel(
             plgpu.wgmma(acc_ref, q_smem, k_smem.at[stage].transpose((1, 0)))
             return acc_ref[...]
 
-        scores = product(multiply_keys, (TILE_M, page_size))
-        scores = hide(scores, lambda _, key: key + (item.first + i) * page_size >= item.length)
+        scores = product(multiply_keys, (TILE_M, keys))
+        begin = item.first * page_size + i * keys
+        scores = hide(scores, lambda _, key: begin + key >= item.end)
         weights, shrink, top, weight = softmax_step(scores, sums)
         narrow = weights.astype(q_smem.dtype)
         if p_smem is not None:
@@ -267,10 +244,10 @@ def _kernel(
     for i, item in enumerate(items):
         plgpu.barrier_wait(q_barrier.at[i])
         sums = lax.fori_loop(
-            0, item.count, partial(attend, item, queries[i]), no_sums(q_smem.shape[1])
+            0, item.steps, partial(attend, item, queries[i]), no_sums(q_smem.shape[1])
         )
         plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-        if num_splits > 1:
+        if config.num_splits > 1:
             used = pl.ds(0, padded)
             for value, smem, gmem in zip(sums, sums_smem, (out_gmem, *sums_gmem), strict=True):
                 smem[...] = value
@@ -285,7 +262,7 @@ def _kernel(
     plgpu.wait_smem_to_gmem(0)
 
 
-def _copy_if(item: _Item, smem: Any, gmem: Any) -> None:
+def _copy_if(item: Item, smem: Any, gmem: Any) -> None:
     """Writes the result of a real item."""
 
     @pl.when(item.is_real)

@@ -34,21 +34,24 @@ def relative_error(ours, reference):
 
 
 @pytest.mark.parametrize(
-    ("head_dim", "group", "splits", "items", "lengths"),
+    ("head_dim", "group", "config", "lengths"),
     [
-        (64, 7, 2, 1, [200, 5, 0]),
-        (128, 1, 1, 1, [1, 64, 65]),
-        (128, 12, 3, 1, [256, 129, 63]),
-        (64, 7, 1, 2, [200, 0, 65]),
-        (64, 12, 1, 4, [0, 200, 130]),  # the last instance has items for two alone
+        (64, 7, TuningConfig(2, 2), [200, 5, 0]),
+        (128, 1, TuningConfig(1, 2), [1, 64, 65]),
+        (128, 12, TuningConfig(3, 2), [256, 129, 63]),
+        (64, 7, TuningConfig(1, 2, 2), [200, 0, 65]),
+        (64, 12, TuningConfig(1, 2, 4), [0, 200, 130]),  # the last instance has two items alone
+        (64, 7, TuningConfig(1, 2, 2, pages_per_step=2), [200, 0, 65]),
+        (128, 3, TuningConfig(2, 2, pages_per_step=2), [256, 129, 63]),
+        (64, 7, TuningConfig(1, 1, pages_per_step=3), [256, 5, 192]),
     ],
 )
-def test_decode_is_the_reference(head_dim, group, splits, items, lengths, capfd):
+def test_decode_is_the_reference(head_dim, group, config, lengths, capfd):
     q, k, v, tables = make_case(3, 1, 2, group, head_dim, 4)
     lengths = jnp.asarray(lengths, jnp.int32)
     out = paged_decode(
         q[:, 0], k, v, tables, lengths,
-        config=TuningConfig(splits, 2, items),
+        config=config,
         interpret=plgpu.InterpretGPUParams(detect_races=True),
     )  # fmt: skip
     assert "RACE" not in capfd.readouterr().out

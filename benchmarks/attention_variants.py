@@ -1,6 +1,6 @@
 """Every way to build the attention kernels, checked against float32 and timed, a process for each.
 
-python -m benchmarks.prefill_variants [VARIANT ...]
+python -m benchmarks.attention_variants [VARIANT ...]
 """
 
 import statistics
@@ -31,10 +31,18 @@ PREFILL = {
     "3 × 64 keys × 4, turns": TuningConfig(3, pages_per_step=1, num_stages=4),
     "3 × 64 keys × 4": TuningConfig(3, pages_per_step=1, num_stages=4, take_turns=False),
 }
+# splits, steps in flight, items of an instance, pages of a step
 DECODE = {
-    f"decode, {splits} splits × {stages}": DecodeConfig(splits, stages)
-    for splits, stages in ((32, 3), (32, 5), (64, 2), (128, 2))
+    f"decode, {splits} splits × {stages}, {items} × {pages} pages": DecodeConfig(
+        splits, stages, items, pages
+    )
+    for splits, stages, items, pages in (
+        *((32, 5, 1, 1), (32, 2, 1, 2), (64, 2, 1, 1), (64, 2, 1, 2), (16, 5, 1, 1)),
+        *((8, 5, 1, 1), (4, 5, 1, 1), (4, 2, 1, 2), (8, 2, 1, 1), (2, 2, 1, 1), (1, 5, 1, 1)),
+        *((1, 2, 2, 1), (1, 2, 1, 1), (1, 5, 4, 1), (1, 2, 4, 2), (1, 1, 2, 2), (1, 3, 4, 1)),
+    )
 }
+NUM_CORES = 132
 DENSE = ("jax attention_mgpu", "jax cudnn")
 
 # requests, queries of each, context of each at their end
@@ -43,7 +51,12 @@ PREFILL_CASES = {
     "2,048 of 8,192": (1, 2048, 8192),
     "4 × 512": (4, 512, 512),
 }
-DECODE_CASES = {"1 × 32,768": (1, 32768), "8 × 4,096": (8, 4096)}
+DECODE_CASES = {
+    "1 × 32,768": (1, 32768),
+    "8 × 4,096": (8, 4096),
+    "32 × 1,024": (32, 1024),
+    "128 × 640": (128, 640),
+}
 
 
 def prefill_operands(requests: int, queries: int, context: int) -> tuple[Array, ...]:
@@ -106,6 +119,12 @@ def decode_error(run: Callable[..., Array]) -> float:
     return relative_error(run(q, k, v, tables, lengths).astype(jnp.float32), reference[:, 0])
 
 
+def fills(config: DecodeConfig, requests: int) -> bool:
+    """Whether a device's multiprocessors have one instance at least, and few ones wait."""
+    instances = requests * KV_HEADS * config.num_splits / config.num_items
+    return 0.9 * NUM_CORES <= instances <= 4 * NUM_CORES
+
+
 def seconds_a_call(run: Callable[..., Array], *operands: Array) -> float:
     """Median time of one of the calls in a program of CALLS."""
 
@@ -155,6 +174,9 @@ def measure(name: str) -> None:
 
         error = decode_error(run)
         for case, (requests, context) in DECODE_CASES.items():
+            if not fills(DECODE[name], requests):
+                cells.append(f"{case}: {'–':>21}")
+                continue
             seconds = seconds_a_call(run, *decode_operands(requests, context))
             speed = 4 * requests * context * KV_HEADS * HEAD_DIM / seconds / 1e12
             cells.append(f"{case}: {seconds * 1e6:7.1f} µs {speed:5.2f} TB/s")
@@ -196,7 +218,7 @@ def main(names: list[str]) -> None:
         return
     table = []
     for name in names or known:
-        command = [sys.executable, "-m", "benchmarks.prefill_variants", name]
+        command = [sys.executable, "-m", "benchmarks.attention_variants", name]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
         except subprocess.TimeoutExpired:
