@@ -1,4 +1,4 @@
-"""The real model over HTTP, by the official client: eight streamed conversations, four at once."""
+"""The real model over HTTP, by the official client: six streamed conversations, four at once."""
 
 import asyncio
 import socket
@@ -18,11 +18,9 @@ pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
 QUESTIONS = {
     "What is the capital of France? Answer with one word.": "paris",
     "What is 2 + 3? Answer with the number only.": "5",
-    "Complete: the opposite of hot is": "cold",
     "Write the Python keyword that defines a function. One word.": "def",
     "What colour is the sky on a clear day? One word.": "blue",
     "Repeat exactly: banana": "banana",
-    "Which language is `print('hi')` written in? One word.": "python",
     "Name the first month of the year. One word.": "january",
 }
 
@@ -89,7 +87,7 @@ async def converse(client: openai.AsyncOpenAI, model: str, question: str) -> str
     return answers[0]
 
 
-async def test_eight_conversations_stream_side_by_side(url: str) -> None:
+async def test_conversations_stream_side_by_side(url: str) -> None:
     async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client:
         model = (await client.models.list()).data[0].id
         answers = await asyncio.gather(*(converse(client, model, q) for q in QUESTIONS))
@@ -97,7 +95,7 @@ async def test_eight_conversations_stream_side_by_side(url: str) -> None:
         word in answer.lower() for word, answer in zip(QUESTIONS.values(), answers, strict=True)
     )
     # half a billion parameters know most of this
-    assert right >= 6, answers
+    assert right >= 5, answers
 
 
 def test_nothing_was_compiled_while_serving(url: str) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_gguf(tmp_path_factory.mktemp("model") / "tiny.gguf")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def fake_options(tiny_gguf: Path) -> Callable[..., ModelOptions]:
     def make(
         *flags: object,
@@ -54,29 +55,49 @@ def fake_options(tiny_gguf: Path) -> Callable[..., ModelOptions]:
     return make
 
 
-@pytest.fixture
-async def start_server(fake_options: Callable[..., ModelOptions]) -> AsyncIterator[StartServer]:
-    """`await start_server("--delay", 0.01, api_keys=("k",))`: a client of a ready server."""
-    clients: list[Client] = []
-
-    async def start(
-        *flags: object, api_keys: tuple[str, ...] = (), wait: bool = True, **options: Any
-    ) -> Client:
-        app = make_app(fake_options(*flags, **options), api_keys=ApiKeys(api_keys))
-        client: Client = TestClient(TestServer(app))  # which cancels handlers, as `serve` does
-        await client.start_server()
-        clients.append(client)
+@asynccontextmanager
+async def serving(
+    options: ModelOptions, *, api_keys: tuple[str, ...] = (), wait: bool = True
+) -> AsyncIterator[Client]:
+    """A client of a server, by default of one that is ready."""
+    app = make_app(options, api_keys=ApiKeys(api_keys))
+    async with TestClient(TestServer(app)) as client:  # which cancels handlers, as `serve` does
         lifecycle = app[LIFECYCLE]
         async with asyncio.timeout(30):
             while wait and not lifecycle.is_ready and lifecycle.exit_code is None:
                 await asyncio.sleep(0.01)
-        return client
+        yield client
 
-    yield start
-    for client in clients:
-        await client.close()
+
+@asynccontextmanager
+async def starter(fake_options: Callable[..., ModelOptions]) -> AsyncIterator[StartServer]:
+    """Starts servers that end with it."""
+    async with AsyncExitStack() as servers:
+
+        async def start(
+            *flags: object, api_keys: tuple[str, ...] = (), wait: bool = True, **options: Any
+        ) -> Client:
+            server = serving(fake_options(*flags, **options), api_keys=api_keys, wait=wait)
+            return await servers.enter_async_context(server)
+
+        yield start
 
 
 @pytest.fixture
-async def client(start_server: StartServer) -> Client:
-    return await start_server()
+async def start_server(fake_options: Callable[..., ModelOptions]) -> AsyncIterator[StartServer]:
+    """`await start_server("--delay", 0.01, api_keys=("k",))`: a client of a ready server."""
+    async with starter(fake_options) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+async def start_for_all(fake_options: Callable[..., ModelOptions]) -> AsyncIterator[StartServer]:
+    """The same for all tests of a file, which leave the server as it was."""
+    async with starter(fake_options) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+async def client(start_for_all: StartServer) -> Client:
+    """A client of a server for all tests of a file."""
+    return await start_for_all()

@@ -1,7 +1,6 @@
 """Keys: every route but the listed ones needs one, whatever the request looks like."""
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,9 +32,10 @@ WRONG_HEADERS: list[dict[str, str]] = [
 ]
 
 
-@pytest.fixture
-async def guarded(start_server: Any, tmp_path: Path) -> Any:
-    return await start_server(api_keys=("other", KEY), profile_dir=tmp_path)
+@pytest.fixture(scope="module")
+async def guarded(start_for_all: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("profile")
+    return await start_for_all(api_keys=("other", KEY), profile_dir=folder)
 
 
 def test_the_list_of_open_routes_is_the_whole_list() -> None:

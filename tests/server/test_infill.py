@@ -58,9 +58,9 @@ async def text(demo_file: Path) -> AsyncIterator[ModelText]:
     text.close()
 
 
-@pytest.fixture
-async def coder(start_server: Any, demo_file: Path) -> Any:
-    return await start_server(
+@pytest.fixture(scope="module")
+async def coder(start_for_all: Any, demo_file: Path) -> Any:
+    return await start_for_all(
         "--vocab-size", 4096, "--max-model-len", 512, model=str(demo_file), names=("coder",)
     )
 
@@ -221,7 +221,8 @@ async def test_what_is_not_there_is_named(coder: Any, field: str, value: Any, pa
     assert found["error"]["param"] == param
 
 
-async def test_a_model_without_the_tokens_says_so(client: Any) -> None:
+async def test_a_model_without_the_tokens_says_so(start_server: Any) -> None:
+    client = await start_server()
     client.app[LIFECYCLE].model.text.tokenizer.fim = None
     error = (await ask(client, 400, **GAP))["error"]
     assert error["code"] == "unsupported_model"

@@ -31,7 +31,8 @@ async def test_the_dashboard_of_vllm_finds_all_that_it_asks_for(client: Any) -> 
     assert not set(DASHBOARD) - found
 
 
-async def test_the_figures_are_those_of_the_requests(client: Any) -> None:
+async def test_the_figures_are_those_of_the_requests(start_server: Any) -> None:
+    client = await start_server()
     await client.post("/v1/completions", json={"prompt": "XYZ", "max_tokens": 5})
     await client.post("/v1/completions", json={"prompt": ""})
     found = await scrape(client)
