@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# what the folders' conftest.py import asserts with pytest's words too
+pytest.register_assert_rewrite("tests.runtime")
+
 # a busy machine is no failure
 settings.register_profile("no deadline", settings(), deadline=None)
 settings.load_profile("no deadline")

@@ -22,6 +22,7 @@ from runtime.step_input import forward_packing
 # few shapes of steps, for each compiles: two chunks of a prompt, then rows
 PROMPTS = [[5, 9, 900, 3, 17], list(range(20, 170)), [7, 8]]
 PARAMS = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
+ONE = SamplingParams(temperature=0, max_tokens=1)
 EVERYTHING = ["embed", "layers.*.*", "layers.*.*.*", "final_norm", "logits"]
 MIDDLE = "layers.0.resid_post"
 
@@ -39,10 +40,9 @@ def everything(llm):
     return llm.generate(PROMPTS, PARAMS, capture=EVERYTHING)
 
 
-def test_captured_values_are_those_of_a_plain_forward(llm, everything):
+def test_captured_values_are_those_of_a_plain_forward(llm, plain_forward, everything):
     for output in everything:
-        tokens = jnp.array(context(output))
-        _, record = llm.model.forward(llm.params, tokens, capture=EVERYTHING)
+        _, record = plain_forward(llm, context(output), capture=EVERYTHING)
         assert list(output.captured) == list(llm.sites)
         assert record.keys() == output.captured.keys()
         for name, values in record.items():
@@ -81,22 +81,22 @@ def test_each_answer_of_a_prompt_has_its_own_values(llm):
     assert (first != second).any()
 
 
-def test_preemption_loses_nothing(llm):
+def test_preemption_loses_nothing(llm, plain_forward):
     """More than the pool holds: who gives pages up computes, and is seen, again."""
-    params = SamplingParams(temperature=0, max_tokens=200, ignore_eos=True)
-    prompts = [[i + 1] * 290 for i in range(6)]
+    params = SamplingParams(temperature=0, max_tokens=60, ignore_eos=True)
+    prompts = [[i + 1] * 100 for i in range(6)]
     scheduler = llm.engine.scheduler
-    hidden = [scheduler.pool.allocate() for _ in range(scheduler.pool.num_free - 22)]
+    hidden = [scheduler.pool.allocate() for _ in range(scheduler.pool.num_free - 9)]
     before = scheduler.num_preemptions
     outputs = llm.generate(prompts, params, capture=[MIDDLE])
     scheduler.pool.release(hidden)
     assert scheduler.num_preemptions > before
     for output in outputs:
-        _, record = llm.model.forward(llm.params, jnp.array(context(output)), capture=[MIDDLE])
+        _, record = plain_forward(llm, context(output), capture=[MIDDLE])
         np.testing.assert_allclose(output.captured[MIDDLE], record[MIDDLE], atol=1e-4)
 
 
-def test_each_request_of_a_batch_has_its_own_changes(llm, everything):
+def test_each_request_of_a_batch_has_its_own_changes(llm, plain_forward, everything):
     vector = np.linspace(-2, 2, llm.sites[MIDDLE][0])
     changes = [
         [Add(MIDDLE, vector, scale=0.5)],
@@ -114,7 +114,7 @@ def test_each_request_of_a_batch_has_its_own_changes(llm, everything):
         {},
     ]
     for output, own, plain in zip(outputs, hooks, everything, strict=True):
-        logits, _ = llm.model.forward(llm.params, jnp.array(context(output)), hooks=own)
+        logits, _ = plain_forward(llm, context(output), hooks=own)
         np.testing.assert_allclose(output.captured["logits"], logits, atol=1e-4)
         moved = np.abs(output.captured["logits"] - plain.captured["logits"])[: len(PROMPTS[2])]
         assert (moved.max() > 1e-3) == bool(own)
@@ -146,11 +146,11 @@ def test_a_patched_run_becomes_the_run_it_is_patched_from(llm):
     site = "layers.1.resid_post"
     source, plain = llm.generate([other, PROMPTS[0]], PARAMS, capture=[site, "logits"])
     (whole,) = llm.generate(
-        [PROMPTS[0]], PARAMS, capture=["logits"], interventions=[Patch(site, source)]
+        [PROMPTS[0]], PARAMS, capture=[site, "logits"], interventions=[Patch(site, source)]
     )
     assert answers([whole]) == answers([source]) != answers([plain])
     part = Patch(site, source.captured, positions=[2, 0], from_positions=[0, 3])
-    (moved,) = llm.generate([PROMPTS[0]], PARAMS, capture=[site], interventions=[part])
+    (moved,) = llm.generate([PROMPTS[0]], PARAMS, capture=[site, "logits"], interventions=[part])
     np.testing.assert_allclose(moved.captured[site][[2, 0]], source.captured[site][[0, 3]])
     np.testing.assert_allclose(moved.captured[site][1], plain.captured[site][1], atol=1e-5)
 
@@ -175,20 +175,21 @@ def test_changed_scores_choose_the_token(llm):
 def test_another_vector_compiles_nothing(llm):
     def run(scale):
         changes = [[Add(MIDDLE, scale, positions=int(scale))], []]
-        return llm.generate(PROMPTS[:2], PARAMS, capture=[MIDDLE], interventions=changes)
+        return llm.generate(PROMPTS[::2], PARAMS, capture=[MIDDLE], interventions=changes)
 
     run(1.0)
     compiled = llm._compile_log.num_compiled
     run(2.0)
     assert llm._compile_log.num_compiled == compiled
-    llm.generate(PROMPTS[:2], PARAMS, capture=["layers.1.resid_mid"])
+    llm.generate(PROMPTS[0], ONE, capture=["layers.1.resid_mid"])
     assert llm._compile_log.num_compiled > compiled, "or nothing was counted"
 
 
 def test_an_experiment_leaves_nothing_in_the_prefix_cache(llm):
     prompt = [11] * 150
     plain = answers(llm.generate([prompt], PARAMS))
-    (changed,) = llm.generate([prompt], PARAMS, interventions=[Scale("embed", 0)])
+    changes = [Scale("embed", 0)]
+    (changed,) = llm.generate([prompt], PARAMS, capture=["embed"], interventions=changes)
     assert changed.num_cached_tokens == 0
     assert answers(llm.generate([prompt], PARAMS)) == plain
 

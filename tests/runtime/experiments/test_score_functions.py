@@ -1,6 +1,5 @@
 """Functions of the caller between the scores and the choice of a token."""
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -38,13 +37,13 @@ def test_processors_run_in_their_order(llm):
     assert answers(llm.generate(even, params, logits_processors=["climb"])) == [[400]]
 
 
-def test_a_sampler_chooses_with_the_key_and_the_parameters(llm):
+def test_a_sampler_chooses_with_the_key_and_the_parameters(llm, plain_forward):
     params = SamplingParams(temperature=1.0, seed=3, top_k=8, max_tokens=12, ignore_eos=True)
     first, again = (answers(llm.generate([PROMPT], params, sampler="low")) for _ in range(2))
     assert first == again
     one = SamplingParams(temperature=1.0, seed=3, top_k=1, max_tokens=12, ignore_eos=True)
     (worst,) = answers(llm.generate([PROMPT], one, sampler="low"))
-    logits, _ = llm.model.forward(llm.params, jnp.array(PROMPT + worst[:-1]))
+    logits, _ = plain_forward(llm, PROMPT + worst[:-1])
     assert worst == logits[len(PROMPT) - 1 :].argmin(axis=-1).tolist()
     assert first != [worst]
 
