@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# what the folders' conftest.py import asserts with pytest's words too
-pytest.register_assert_rewrite("tests.runtime")
+# the modules beside the tests, too, say what did not hold
+pytest.register_assert_rewrite("tests.models", "tests.runtime", "tests.server")
 
 # a busy machine is no failure
 settings.register_profile("no deadline", settings(), deadline=None)

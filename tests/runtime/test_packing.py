@@ -39,3 +39,8 @@ def test_floats_travel_as_their_bits():
     np.testing.assert_array_equal(jax.jit(from_bits)(bits), values.astype(np.float32))
     back = jax.jit(to_bits)(jnp.asarray(values, jnp.float32))
     assert np.array_equal(back, bits)
+
+
+def test_bits_of_floats_survive_the_way():
+    values = np.array([0.1, -0.0, 1e-30, np.inf], np.float32)
+    assert np.array_equal(float_bits(values).view(np.float32), values)
