@@ -1,5 +1,6 @@
 """The engine process over its socket: start, answer, refuse, abort, end."""
 
+import os
 import re
 import socket
 import subprocess
@@ -37,6 +38,7 @@ from runtime.structured_outputs import StructuredOutputs
 from runtime.text.tokenizer import build_tokenizer
 
 OPTIONS = {"max_model_len": 256, "max_num_seqs": 2, "max_num_batched_tokens": 128}
+QUICKLY = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # compiled, as this folder's programs are
 
 
 class Peer:
@@ -68,7 +70,11 @@ class Peer:
 def engine(model: Path | str, **options: int) -> Iterator[Peer]:
     ours, theirs = socket.socketpair()
     command = [sys.executable, "-m", "runtime.engine_process", str(theirs.fileno())]
-    with ours, subprocess.Popen(command, pass_fds=[theirs.fileno()]) as process:
+    environment = os.environ | QUICKLY
+    with (
+        ours,
+        subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment) as process,
+    ):
         theirs.close()
         ours.settimeout(120)
         peer = Peer(ours, process)

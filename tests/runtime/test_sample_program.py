@@ -15,9 +15,6 @@ from runtime.slots import empty_slots
 from runtime.step import sample, unpack_mask
 from runtime.step_input import SAMPLE_COLUMNS
 
-OPTIMISED = True  # many draws
-
-
 VOCAB, WIDTH, SLOTS = 30, 8, 4
 
 

@@ -8,7 +8,6 @@ import pytest
 from runtime.thresholds import highest_threshold, kept
 from tests.runtime.distributions import LIMITS, kept_probabilities, scores, wider
 
-OPTIMISED = True  # many draws
 jitted_kept = jax.jit(kept, static_argnames="bits")
 jitted_threshold = jax.jit(highest_threshold, static_argnames="bits")
 
