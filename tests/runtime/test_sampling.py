@@ -12,7 +12,8 @@ from runtime.slots import MAX_BANNED
 from tests.runtime.distributions import LIMITS, kept_probabilities, scores, wider
 
 OPTIMISED = True  # many draws
-NUM_DRAWS = 1_500
+NUM_DRAWS = 1_500  # of few shapes, for each compiles
+
 jitted = jax.jit(choose, static_argnames="mode")
 
 
@@ -38,7 +39,7 @@ def draw(logits: np.ndarray, *, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, 
 
 @pytest.mark.parametrize("limits", LIMITS, ids=str)
 @pytest.mark.parametrize("spread", [0.1, 4.0], ids=["flat", "peaked"])
-@pytest.mark.parametrize("vocab", [50, 5_000])
+@pytest.mark.parametrize("vocab", [50, 2_000])
 def test_draws_follow_the_kept_distribution(vocab, spread, limits):
     logits = scores(vocab, spread)
     probs = kept_probabilities(logits, **limits)
@@ -58,7 +59,7 @@ def test_draws_follow_the_kept_distribution(vocab, spread, limits):
     assert chi_square < freedom + 6 * np.sqrt(2 * freedom) + 6
 
 
-@pytest.mark.parametrize("vocab", [50, 5_000])
+@pytest.mark.parametrize("vocab", [50, 2_000])
 @pytest.mark.parametrize("limits", [{"top_k": 5}, {"top_k": 100}, {"top_p": 0.5}, {"min_p": 0.9}])
 def test_everything_kept_is_drawn(vocab, limits):
     logits = np.full(vocab, -50.0, np.float32)
@@ -80,21 +81,21 @@ def test_a_low_temperature_takes_the_best_too():
 
 
 def test_greedy_ties_go_to_the_first():
-    logits = np.zeros((2, 100), np.float32)
-    logits[:, [13, 57]] = 3.0
-    assert draw(logits, temperature=0.0).tolist() == [13, 13]
+    logits = np.zeros((9, 50), np.float32)
+    logits[:, [13, 37]] = 3.0
+    assert draw(logits, temperature=0.0).tolist() == [13] * 9
 
 
 def test_drawn_ties_are_all_among_the_best():
-    logits = np.zeros((400, 1_000), np.float32)
+    logits = np.zeros((NUM_DRAWS, 2_000), np.float32)
     logits[:, [13, 57, 900]] = 9.0
     assert set(draw(logits, top_k=1).tolist()) <= {13, 57, 900}
     assert set(draw(logits, top_k=3).tolist()) == {13, 57, 900}
 
 
 def test_equal_scores_of_a_whole_vocabulary_are_a_choice_of_all():
-    tokens = draw(np.zeros((2_000, 5_000), np.float32), top_k=4_999)
-    assert len(set(tokens.tolist())) > 1_400  # 2,000 draws of 5,000 meet 1,648 on average
+    tokens = draw(np.zeros((NUM_DRAWS, 2_000), np.float32), top_k=1_999)
+    assert len(set(tokens.tolist())) > 950  # 1,500 draws of 2,000 meet 1,055 on average
 
 
 @pytest.mark.parametrize("vocab", [50, 5_000])
