@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -50,16 +49,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compilation(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Without optimisation in some folders, but for modules that say `OPTIMISED = True`."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Without optimisation in some folders, but for modules that say `OPTIMISED = True`.
+
+    No fixture, for those of a session are made before those of a module.
+    """
     import jax  # not before the variables above are set
 
-    folder = request.path.relative_to(TESTS).parts[0]
-    quick = folder in COMPILE_QUICKLY and not getattr(request.module, "OPTIMISED", False)
+    folder = item.path.relative_to(TESTS).parts[0]
+    module = item.getparent(pytest.Module)
+    quick = folder in COMPILE_QUICKLY and not getattr(module and module.obj, "OPTIMISED", False)
     jax.config.update("jax_disable_most_optimizations", quick)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
