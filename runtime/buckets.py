@@ -38,8 +38,8 @@ class SampleMode(IntEnum):
     GREEDY = 0
     CANDIDATES = 1  # draws under 1 <= top_k <= 64: nothing is random but 64 numbers a row
     UNLIMITED = 2  # draws from the whole vocabulary: a random number a token
-    LIMITED = 3  # any top_k, top_p and min_p
-    FULL = 4  # penalties, biases, masks, log-probabilities, given tokens
+    LIMITED = 3  # draws under top_p and min_p
+    FULL = 4  # any top_k, penalties, biases, masks, log-probabilities, given tokens
 
     @property
     def label(self) -> str:

@@ -132,5 +132,7 @@ class Request:
             return SampleMode.GREEDY
         if 1 <= params.top_k <= NUM_CANDIDATES:
             return SampleMode.CANDIDATES
-        unlimited = params.top_k <= 0 and params.top_p == 1 and params.min_p == 0
+        if params.top_k > NUM_CANDIDATES:
+            return SampleMode.FULL
+        unlimited = params.top_p == 1 and params.min_p == 0
         return SampleMode.UNLIMITED if unlimited else SampleMode.LIMITED

@@ -7,7 +7,7 @@ import pytest
 
 from runtime.buckets import SampleMode
 from runtime.request import MAX_LOGIT_BIAS
-from runtime.sampling import adjust, choose
+from runtime.sampling import NUM_CANDIDATES, adjust, choose
 from runtime.slots import MAX_BANNED
 from tests.runtime.distributions import LIMITS, kept_probabilities, scores, wider
 
@@ -27,7 +27,7 @@ def draw(logits: np.ndarray, *, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, 
     return np.asarray(
         jitted(
             jnp.asarray(logits, jnp.float32),
-            mode=SampleMode.LIMITED,
+            mode=SampleMode.FULL if top_k > NUM_CANDIDATES else SampleMode.LIMITED,
             temperature=jnp.full(rows, temperature, jnp.float32),
             top_k=jnp.full(rows, top_k, jnp.int32),
             top_p=jnp.full(rows, top_p, jnp.float32),
@@ -112,7 +112,7 @@ def test_rows_do_not_know_each_other(vocab):
         return np.asarray(
             jitted(
                 jnp.array([logits for logits, _, _ in chosen]),
-                mode=SampleMode.LIMITED,
+                mode=SampleMode.FULL,
                 temperature=jnp.array([x["temperature"] for _, x, _ in chosen], jnp.float32),
                 top_k=jnp.array([x["top_k"] for _, x, _ in chosen], jnp.int32),
                 top_p=jnp.array([x["top_p"] for _, x, _ in chosen], jnp.float32),
@@ -126,11 +126,13 @@ def test_rows_do_not_know_each_other(vocab):
     assert run(rows[::-1]).tolist() == together[::-1].tolist()
 
 
-@pytest.mark.parametrize("mode", [SampleMode.CANDIDATES, SampleMode.UNLIMITED])
+@pytest.mark.parametrize("mode", [SampleMode.CANDIDATES, SampleMode.UNLIMITED, SampleMode.LIMITED])
 def test_a_row_draws_the_same_in_every_mode_that_is_enough(mode):
     limits = [{"temperature": 0.0}, {"top_k": 1}, {"top_k": 40, "top_p": 0.6, "min_p": 0.05}]
-    if mode is SampleMode.UNLIMITED:
+    if mode >= SampleMode.UNLIMITED:
         limits.append({})
+    if mode is SampleMode.LIMITED:
+        limits += [{"top_p": 0.8}, {"min_p": 0.01}, {"top_p": 0.95, "min_p": 0.02}]
     rng = np.random.default_rng(4)
     asked = {"temperature": 0.8, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
     rows = [asked | limits[i % len(limits)] for i in range(60)]
@@ -144,7 +146,7 @@ def test_a_row_draws_the_same_in_every_mode_that_is_enough(mode):
     logits = jnp.asarray(rng.normal(0, 2, (60, 500)), jnp.float32)
     least, most = (
         np.asarray(jitted(logits, mode=one, **arguments)).tolist()
-        for one in (mode, SampleMode.LIMITED)
+        for one in (mode, SampleMode.FULL)
     )
     assert least == most
     assert len(set(least)) > 10

@@ -201,7 +201,7 @@ def test_stop_tokens_are_banned_before_min_tokens(make_request, num_output, bann
         ({"top_k": 64, "top_p": 0.5, "min_p": 0.1}, SampleMode.CANDIDATES),
         ({}, SampleMode.UNLIMITED),
         ({"top_k": -1, "temperature": 3.0}, SampleMode.UNLIMITED),
-        ({"top_k": 65}, SampleMode.LIMITED),
+        ({"top_k": 65}, SampleMode.FULL),
         ({"top_p": 0.9}, SampleMode.LIMITED),
         ({"min_p": 0.1}, SampleMode.LIMITED),
         ({"temperature": 0.0, "logprobs": 0}, SampleMode.FULL),
