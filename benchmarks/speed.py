@@ -83,6 +83,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--max-model-len", type=int, default=1024)
+    parser.add_argument("--max-num-seqs", type=int, help="fewer programs to compile")
     parser.add_argument("--compilation-cache-dir")
     options = parser.parse_args()
     file = open_gguf(options.model)
@@ -93,6 +94,7 @@ def main() -> None:
             str(options.model),
             dtype=dtype,
             max_model_len=options.max_model_len,
+            max_num_seqs=options.max_num_seqs,
             enable_prefix_caching=False,
             compilation_cache_dir=options.compilation_cache_dir,
         )

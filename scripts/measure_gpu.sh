@@ -41,6 +41,17 @@ speed() {
         --decode 1 8 32 128 32x8192 $options | tee "$folder/speed.txt" | tail -n 12
 }
 
+# What XLA's ways to launch a step's kernels give.
+flags() {
+    for flag in '' --xla_gpu_command_buffer_update_mode=SKIP_TEMP \
+        --xla_gpu_command_buffer_update_mode=SKIP_PROFILED --xla_gpu_enable_command_buffer=; do
+        say "XLA_FLAGS=$flag"
+        XLA_FLAGS=$flag timeout 120 $python -m benchmarks.speed "$model" --dtypes bfloat16 \
+            --prefill 512 2048 --decode 1 8 --max-num-seqs 8 >"$folder/flags$flag.txt" 2>&1
+        tail -n 4 "$folder/flags$flag.txt"
+    done
+}
+
 # Starts the server and waits for it; $server is its process.
 start() {
     started=$(date +%s)
