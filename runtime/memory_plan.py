@@ -1,5 +1,6 @@
 """How much memory the KV cache gets, and what follows for the longest request."""
 
+import math
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from models.config import PAGE_SIZE, ModelConfig, kv_bytes_per_token
+from models.load import expected_shapes
 from runtime.buckets import Buckets
 
 GIB = 2**30
@@ -67,6 +69,54 @@ def plan_memory(
         max_model_len=min(wanted_len, pages * PAGE_SIZE),
         kv_bytes=(pages + 1) * page_bytes * num_devices,
     )
+
+
+def forecast(
+    device: Any, config: ModelConfig, buckets: Buckets, *, itemsize: int, num_devices: int
+) -> str:
+    """What the memory of each device will hold, in words, before anything is loaded.
+
+    Args:
+        itemsize: bytes of a weight.
+
+    Raises:
+        ValueError: weights and step alone are more than there is.
+    """
+    weights = weight_bytes(config, itemsize=itemsize, num_devices=num_devices)
+    step = step_bytes(config, buckets, num_devices=num_devices)
+    parts = f"weights {weights / GIB:.2f} GiB, a step at most {step / GIB:.2f}"
+    if device.platform == "cpu":
+        left = min(CPU_KV_BYTES, available_host_bytes() // 4)
+        return f"{parts}, KV cache up to {left / GIB:.2f}"
+    limit = device.memory_stats()["bytes_limit"]
+    reserve = DEVICE_SLACK * limit
+    left = limit - reserve - weights - step
+    if left < 0:
+        raise ValueError(
+            f"{parts}: {(weights + step) / GIB:.2f} GiB do not fit in the {limit / GIB:.2f} GiB of "
+            "each device; use more devices, a larger gpu_memory_utilization or a smaller "
+            "max_num_batched_tokens"
+        )
+    return (
+        f"of {limit / GIB:.2f} GiB on each device: {parts}, reserve {reserve / GIB:.2f}, "
+        f"KV cache up to {left / GIB:.2f}"
+    )
+
+
+def weight_bytes(config: ModelConfig, *, itemsize: int, num_devices: int) -> int:
+    """Of the weights on each device, as `models.load` lays them out: one embedding on every one."""
+    shapes = {name: math.prod(shape) for name, shape in expected_shapes(config).items()}
+    embedding = shapes.pop("token_embd.weight")
+    head = shapes.pop("output.weight", embedding)
+    matrices = sum(n for name, n in shapes.items() if _is_matrix(name))
+    biases = sum(n for name, n in shapes.items() if name.endswith(".bias"))
+    scales = sum(n for name, n in shapes.items() if name.endswith("norm.weight"))
+    sharded = (head + matrices) * itemsize + 4 * biases
+    return embedding * itemsize + sharded // num_devices + 4 * scales
+
+
+def _is_matrix(name: str) -> bool:
+    return name.endswith(".weight") and not name.endswith("norm.weight")
 
 
 def kv_budget(device: Any, config: ModelConfig, buckets: Buckets, *, num_devices: int) -> int:

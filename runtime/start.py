@@ -21,7 +21,7 @@ from runtime.compile_log import CompileLog
 from runtime.config import RuntimeConfig
 from runtime.engine import Engine
 from runtime.guide import MakeGuide
-from runtime.memory_plan import check_room, kv_budget, plan_memory, take_share
+from runtime.memory_plan import check_room, forecast, kv_budget, plan_memory, take_share
 from runtime.messages import EngineInfo
 from runtime.model_runner import ModelRunner
 from runtime.page_pool import PagePool
@@ -87,6 +87,14 @@ def start_engine(
     chosen = _choose(config, model_facts)
     mesh = make_mesh(chosen.num_devices)
 
+    expected = forecast(
+        mesh.devices.flat[0],
+        model_facts,
+        chosen.buckets,
+        itemsize=jnp.dtype(chosen.dtype).itemsize,
+        num_devices=chosen.num_devices,
+    )
+    report("memory", expected, None)
     begin = time.monotonic()
     report("load", f"loading {file.path.name}, {file.num_bytes / 2**30:.2f} GiB", 0.0)
     operations = choose_operations(

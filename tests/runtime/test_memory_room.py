@@ -1,8 +1,14 @@
 """A start that would run out of memory in the middle of an answer fails at once, and says so."""
 
+import re
+from dataclasses import replace
+
 import pytest
 
-from runtime.memory_plan import GIB, check_room
+from runtime.buckets import Buckets
+from runtime.memory_plan import GIB, check_room, forecast, weight_bytes
+
+BUCKETS = Buckets(128, 2048, 1)
 
 
 class Device:
@@ -27,3 +33,24 @@ def test_what_a_step_takes_is_counted(llm):
     info = llm.info
     scores = info.max_num_seqs * info.vocab_size * 4
     assert scores < info.step_bytes < info.weight_bytes  # the cache, as large, is none of it
+
+
+def test_what_is_expected_before_loading_is_what_the_weights_take(llm):
+    config = llm.model.config
+    itemsize = {"float32": 4, "bfloat16": 2}[llm.info.dtype]
+    assert weight_bytes(config, itemsize=itemsize, num_devices=1) == llm.info.weight_bytes
+    halves = weight_bytes(config, itemsize=itemsize, num_devices=2)
+    assert llm.info.weight_bytes / 2 < halves < llm.info.weight_bytes
+
+
+def test_the_expectation_adds_up(llm):
+    text = forecast(Device(), llm.model.config, BUCKETS, itemsize=2, num_devices=1)
+    limit, weights, step, reserve, left = map(float, re.findall(r"\d+\.\d+", text))
+    assert limit == 100 and reserve == 2
+    assert weights + step + reserve + left == pytest.approx(limit, abs=0.03)
+
+
+def test_weights_that_cannot_fit_are_refused_before_they_are_read(llm):
+    config = replace(llm.model.config, vocab_size=10**9)
+    with pytest.raises(ValueError, match=r"do not fit in the 100\.00 GiB of each device; use more"):
+        forecast(Device(), config, BUCKETS, itemsize=2, num_devices=1)
