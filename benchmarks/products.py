@@ -10,6 +10,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -70,9 +71,12 @@ def gated_ways(num_rows: int, num_out: int, num_in: int) -> dict[str, Make]:
     if chosen is not None:
         configs = {chosen, TuningConfig(128, num_consumers=chosen.num_consumers)}
         configs |= {TuningConfig(96, num_stages=4, num_consumers=chosen.num_consumers)}
-        for config in sorted(configs, key=lambda config: -config.tile_out):
-            kernel = partial(hopper_gated_product, config=config)
-            found[f"kernel, {config.tile_out} columns, {config.num_stages} stages"] = kernel
+        configs |= {replace(config, num_sharing=2) for config in configs}
+        for config in sorted(configs, key=lambda config: (-config.tile_out, config.num_sharing)):
+            way = f"kernel, {config.tile_out} × {config.num_stages}"
+            if config.num_sharing > 1:
+                way += ", x shared"
+            found[way] = partial(hopper_gated_product, config=config)
     return found
 
 

@@ -35,12 +35,14 @@ class TuningConfig:
         tile_k: columns of both factors in one copy.
         num_stages: copies in flight.
         num_consumers: warpgroups that multiply, each 64 rows.
+        num_sharing: neighbours, 1 or 2, that fetch `x` together: each half, for both.
     """
 
     tile_out: int = 144
     tile_k: int = 64
     num_stages: int = 3
     num_consumers: int = 2
+    num_sharing: int = 1
 
 
 def choose_config(num_rows: int, num_out: int, num_in: int) -> TuningConfig | None:
@@ -91,13 +93,15 @@ def hopper_gated_product(
     if num_rows % block or num_in % config.tile_k or num_out < config.tile_out or num_out % 8:
         raise ValueError(f"{config} does not divide {x.shape} times {matrix.shape}")
     stages, tile_out, tile_k = config.num_stages, config.tile_out, config.tile_k
-    num_tiles = -(-num_out // tile_out) * (num_rows // block)
+    free: dict[str, Any] = {"num_arrivals": config.num_consumers, "num_barriers": stages}
     kwargs = {} if interpret is None else {"interpret": interpret}
     result: Array = plgpu.kernel(
         partial(_kernel, config=config),
         out_type=jax.ShapeDtypeStruct((num_rows, num_out), x.dtype),
-        grid=(min(num_tiles, NUM_CORES),),
+        grid=(min(num_tiles(num_rows, num_out, config), NUM_CORES // config.num_sharing),),
         grid_names=("instance",),
+        cluster=(config.num_sharing,),
+        cluster_names=("neighbour",),
         num_threads=config.num_consumers + 1,
         thread_name="warpgroup",
         kernel_name="gated_product",
@@ -106,11 +110,19 @@ def hopper_gated_product(
             plgpu.SMEM((stages, 2, tile_out, tile_k), x.dtype, transforms=swizzled(2)),
             plgpu.SMEM((config.num_consumers, TILE_M, tile_out), x.dtype),
             plgpu.Barrier(num_arrivals=3, num_barriers=stages),
-            plgpu.Barrier(num_arrivals=config.num_consumers, num_barriers=stages),
+            plgpu.Barrier(**free)
+            if config.num_sharing == 1
+            else plgpu.ClusterBarrier(collective_axes=("neighbour",), **free),
         ],
         **kwargs,
     )(x, matrix)
     return result
+
+
+def num_tiles(num_rows: int, num_out: int, config: TuningConfig) -> int:
+    """Tiles of the result, those of neighbours counted as one."""
+    columns = config.tile_out * config.num_sharing
+    return num_rows // (TILE_M * config.num_consumers) * -(-num_out // columns)
 
 
 def _kernel(
@@ -131,16 +143,18 @@ def _kernel(
     num_out = matrix_gmem.shape[1]
     steps = num_in // tile_k
     row_tiles = num_rows // (consumers * TILE_M)
-    num_tiles = row_tiles * -(-num_out // config.tile_out)
-    num_own = lax.div(num_tiles - 1 - instance, jnp.int32(NUM_CORES)) + 1
+    tiles = num_tiles(num_rows, num_out, config)
+    instances = min(tiles, NUM_CORES // config.num_sharing)
+    num_own = lax.div(tiles - 1 - instance, jnp.int32(instances)) + 1
 
     def place(number: Any) -> tuple[Array, Array]:
         """First row and column of one of this instance's tiles.
 
         Tiles of the same columns follow each other: their matrix is read once from memory.
         """
-        tile = instance + number * NUM_CORES
-        column = lax.div(tile, jnp.int32(row_tiles)) * config.tile_out
+        tile = instance + number * instances
+        own = lax.axis_index("neighbour")
+        column = (lax.div(tile, jnp.int32(row_tiles)) * config.num_sharing + own) * config.tile_out
         row = lax.rem(tile, jnp.int32(row_tiles)) * (consumers * TILE_M)
         return row, pl.multiple_of(jnp.minimum(column, num_out - config.tile_out), 8)
 
@@ -160,7 +174,8 @@ def _kernel(
                 plgpu.barrier_wait(free.at[stage])
 
             x_part = x_gmem.at[pl.ds(pl.multiple_of(row, TILE_M), consumers * TILE_M), columns]
-            plgpu.copy_gmem_to_smem(x_part, x_smem.at[stage], full.at[stage])
+            both = None if config.num_sharing == 1 else "neighbour"
+            plgpu.copy_gmem_to_smem(x_part, x_smem.at[stage], full.at[stage], collective_axes=both)
             for half in range(2):
                 part = matrix_gmem.at[half, pl.ds(column, config.tile_out), columns]
                 plgpu.copy_gmem_to_smem(part, matrix_smem.at[stage, half], full.at[stage])

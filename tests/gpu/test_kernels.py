@@ -1,5 +1,7 @@
 """The kernels around attention on the card, against plain XLA."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,12 +38,13 @@ def test_products(shape, rows):
     assert_close(jax.jit(hopper_multiply)(x, matrix).sum(axis=0), exact[0])
 
 
+@pytest.mark.parametrize("sharing", [1, 2])
 @pytest.mark.parametrize("rows", [64, 128, 384])
 @pytest.mark.parametrize("shape", [(18944, 3584), (9472, 3584), (4864, 896)])
-def test_gated_product(shape, rows):
+def test_gated_product(shape, rows, sharing):
     x, matrix = normal(rows, rows, shape[1]), normal(1, 2, *shape) * shape[1] ** -0.5
     exact = gated_product(x.astype(jnp.float32), matrix.astype(jnp.float32))
-    config = choose_config(rows, *shape)
+    config = replace(choose_config(rows, *shape), num_sharing=sharing)
     assert_close(hopper_gated_product(x, matrix, config=config), exact)
 
 
