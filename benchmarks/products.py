@@ -7,6 +7,7 @@ before, and what reads the result in a step: the addition and norm, or the gate.
 """
 
 import argparse
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -20,9 +21,10 @@ from jaxtyping import Array
 
 from pallas_kernels.add_norm import hopper_add_norm
 from pallas_kernels.few_rows import MAX_ROWS, choose_config, few_rows_product
-from pallas_kernels.gated_product import TuningConfig, gated_product, hopper_gated_product
 from pallas_kernels.gated_product import choose_config as choose_gated
+from pallas_kernels.gated_product import gated_product, hopper_gated_product
 from pallas_kernels.multiply import hopper_multiply, narrow_product, split_product
+from pallas_kernels.tiled_product import NUM_CORES, Tiles, TuningConfig, tiled_product
 
 COPY_BYTES = 4.16e12  # a second, an H200's copy ceiling
 BF16_FLOPS = 790e12  # a second, its 8192³ product
@@ -34,6 +36,7 @@ SHAPES = {
     "gate_up": (37888, 3584),
 }
 CALLS = 6  # in one program
+RING_BYTES = 200_000  # of a multiprocessor's 227 KiB
 TOLERANCE = 8e-3  # of the norm, a 16-bit result against float32
 
 # make(x [T, in], matrix) -> terms [terms, T, out], or for gate_up [T, out / 2]
@@ -55,7 +58,35 @@ def ways(name: str, num_rows: int) -> dict[str, Make]:
     config = choose_config(num_out, num_in)
     if num_rows <= MAX_ROWS and config is not None:
         found["few rows"] = partial(few_rows_product, config=config)
+    for tiled in tiled_configs(num_rows, num_out, num_in):
+        found[f"kernel, {describe(tiled)}"] = partial(tiled_product, config=tiled)
     return found
+
+
+def tiled_configs(num_rows: int, num_out: int, num_in: int) -> list[TuningConfig]:
+    """Those that leave the fewest multiprocessors idle, the largest tiles first."""
+    if num_rows % 64:
+        return []
+    consumers = 2 if num_rows % 128 == 0 else 1
+    found = []
+    for tile_out, splits in itertools.product((256, 224, 192, 144, 128, 112), (1, 2, 4, 8)):
+        stages = min(6, RING_BYTES // (2 * 64 * (64 * consumers + tile_out)))
+        config = TuningConfig(tile_out, 64, stages, consumers, num_splits=splits)
+        if num_in % (64 * splits) == 0 and num_in // splits >= 448:
+            count = Tiles(num_rows, num_out, num_in, config).count
+            idle = 1 - num_out * count / -(-num_out // tile_out) / tile_out / (
+                NUM_CORES * -(-count // NUM_CORES)
+            )
+            found.append((round(idle, 2), -tile_out, splits, config))
+    best = [config for *_, config in sorted(found, key=lambda one: one[:3])[:3]]
+    return [replace(config, num_sharing=sharing) for config in best for sharing in (1, 2)]
+
+
+def describe(config: TuningConfig) -> str:
+    """In short: columns, copies in flight, splits, whether neighbours share."""
+    text = f"{config.tile_out} × {config.num_stages}"
+    text += f" / {config.num_splits}" if config.num_splits > 1 else ""
+    return text + (", x shared" if config.num_sharing > 1 else "")
 
 
 def gated_ways(num_rows: int, num_out: int, num_in: int) -> dict[str, Make]:
@@ -73,10 +104,8 @@ def gated_ways(num_rows: int, num_out: int, num_in: int) -> dict[str, Make]:
         configs |= {TuningConfig(96, num_stages=4, num_consumers=chosen.num_consumers)}
         configs |= {replace(config, num_sharing=2) for config in configs}
         for config in sorted(configs, key=lambda config: (-config.tile_out, config.num_sharing)):
-            way = f"kernel, {config.tile_out} × {config.num_stages}"
-            if config.num_sharing > 1:
-                way += ", x shared"
-            found[way] = partial(hopper_gated_product, config=config)
+            kernel = partial(hopper_gated_product, config=config)
+            found[f"kernel, {describe(config)}"] = kernel
     return found
 
 
@@ -126,7 +155,7 @@ def distance(name: str, make: Make, x: Array, matrix: Array) -> float:
 def main() -> None:
     """Prints a line for each product, number of rows and way."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, nargs="+", default=[8, 32, 64, 128, 256, 512, 2048])
+    parser.add_argument("--rows", type=int, nargs="+", default=[8, 128, 512])
     parser.add_argument("--only", nargs="+", choices=SHAPES, default=list(SHAPES), metavar="NAME")
     options = parser.parse_args()
     print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {CALLS} calls a program")

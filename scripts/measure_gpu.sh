@@ -20,8 +20,8 @@ say() { echo "[$(($(date +%s) - begin)) s] $*"; }
 
 # Several processes: compiling takes most of the time, and leaves the GPU to others.
 tests() {
-    for kind in 'kernels -k products' 'kernels -k gated' 'kernels -k rotation' \
-        'kernels -knot(products or gated or rotation)' \
+    for kind in 'kernels -k products' 'kernels -k gated or tiled' 'kernels -k rotation' \
+        'kernels -knot(products or gated or tiled or rotation)' \
         'attention -k decode and 64' 'attention -k decode and 128' 'attention -knot decode' 'serving'; do
         file=tests/gpu/test_${kind%% *}.py
         chosen=${kind#"${kind%% *}"}

@@ -13,6 +13,7 @@ from models.projection import Projection
 from pallas_kernels.add_norm import add_norm, hopper_add_norm
 from pallas_kernels.gated_product import choose_config, gated_product, hopper_gated_product
 from pallas_kernels.multiply import hopper_multiply, multiply
+from pallas_kernels.tiled_product import TuningConfig, tiled_product
 
 pytestmark = pytest.mark.gpu
 
@@ -46,6 +47,17 @@ def test_gated_product(shape, rows, sharing):
     exact = gated_product(x.astype(jnp.float32), matrix.astype(jnp.float32))
     config = replace(choose_config(rows, *shape), num_sharing=sharing)
     assert_close(hopper_gated_product(x, matrix, config=config), exact)
+
+
+@pytest.mark.parametrize("sharing", [1, 2])
+@pytest.mark.parametrize(("rows", "splits"), [(64, 4), (128, 8), (512, 2), (384, 1)])
+@pytest.mark.parametrize("shape", [(3584, 18944), (4608, 3584)])
+def test_tiled_product(shape, rows, splits, sharing):
+    x, matrix = normal(rows, rows, shape[1]), normal(1, *shape)
+    exact = multiply(x.astype(jnp.float32), matrix.astype(jnp.float32))
+    consumers = 1 if rows == 64 else 2
+    config = TuningConfig(224, num_consumers=consumers, num_sharing=sharing, num_splits=splits)
+    assert_close(tiled_product(x, matrix, config=config).sum(axis=0), exact[0])
 
 
 @pytest.mark.parametrize("terms", [1, 4])

@@ -9,13 +9,9 @@ import pytest
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
-from pallas_kernels import gated_product as module
-from pallas_kernels.gated_product import (
-    TuningConfig,
-    choose_config,
-    gated_product,
-    hopper_gated_product,
-)
+from pallas_kernels import tiled_product as module
+from pallas_kernels.gated_product import choose_config, gated_product, hopper_gated_product
+from pallas_kernels.tiled_product import TuningConfig
 
 
 def factors(num_rows, num_out, num_in, dtype=jnp.bfloat16):
@@ -94,4 +90,9 @@ def test_there_is_no_configuration_for_odd_shapes(shape):
 )
 def test_what_it_does_not_take_is_named(shape, dtype, message):
     with pytest.raises(ValueError, match=message):
-        hopper_gated_product(*factors(*shape, dtype), config=TuningConfig())
+        hopper_gated_product(*factors(*shape, dtype), config=TuningConfig(144))
+
+
+def test_a_gate_needs_whole_sums():
+    with pytest.raises(ValueError, match="whole sums"):
+        hopper_gated_product(*factors(128, 144, 256), config=TuningConfig(144, num_splits=2))

@@ -1,0 +1,74 @@
+"""Products in tiles: right in the interpreter, without races, and they lower for CUDA."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.pallas import mosaic_gpu as plgpu
+from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
+
+from pallas_kernels import tiled_product as module
+from pallas_kernels.multiply import multiply
+from pallas_kernels.tiled_product import Tiles, TuningConfig, tiled_product
+
+
+def factors(num_rows, num_out, num_in, dtype=jnp.bfloat16):
+    rng = np.random.default_rng(num_rows + num_out)
+    x, matrix = rng.normal(size=(num_rows, num_in)), rng.normal(size=(num_out, num_in))
+    return jnp.asarray(x, dtype), jnp.asarray(matrix, dtype)
+
+
+@pytest.mark.parametrize(
+    ("shape", "num_cores", "config"),
+    [
+        ((64, 128, 256), 132, TuningConfig(64, num_stages=2, num_consumers=1)),
+        ((128, 224, 512), 132, TuningConfig(112, num_splits=4)),
+        ((256, 224, 512), 6, TuningConfig(112, num_stages=2, num_sharing=2, num_splits=2)),
+    ],
+)
+def test_it_is_the_reference_without_races(shape, num_cores, config, monkeypatch, capfd):
+    monkeypatch.setattr(module, "NUM_CORES", num_cores)
+    x, matrix = factors(*shape)
+    interpret = plgpu.InterpretGPUParams(detect_races=True)
+    out = tiled_product(x, matrix, config=config, interpret=interpret)
+    assert "RACE" not in capfd.readouterr().out
+    assert out.shape == (config.num_splits, *shape[:2]) and out.dtype == jnp.float32
+    np.testing.assert_allclose(out.sum(0), multiply(x, matrix)[0], rtol=1e-5, atol=1e-3)
+
+
+def test_the_last_tile_overlaps_where_tiles_do_not_divide():
+    x, matrix = factors(64, 104, 128)  # both write the same into what they share
+    config = TuningConfig(72, num_consumers=1, num_splits=2)
+    out = tiled_product(x, matrix, config=config, interpret=plgpu.InterpretGPUParams())
+    np.testing.assert_allclose(out.sum(0), multiply(x, matrix)[0], rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("sharing", [1, 2])
+@pytest.mark.parametrize(
+    ("shape", "splits", "tiles"), [((128, 3584, 18944), 8, 128), ((512, 3584, 18944), 2, 128)]
+)
+def test_it_lowers_for_a_gpu_without_one(shape, splits, tiles, sharing):
+    num_rows, num_out, num_in = shape
+    config = TuningConfig(224, num_splits=splits, num_sharing=sharing)
+    assert Tiles(*shape, config).count == tiles // sharing
+    sizes = ((num_rows, num_in), (num_out, num_in))
+    x, matrix = (jax.ShapeDtypeStruct(size, jnp.bfloat16) for size in sizes)
+    device = AbstractDevice(device_kind="NVIDIA H200", num_cores=132, platform="gpu")
+    with use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
+        traced = jax.jit(lambda x, m: tiled_product(x, m, config=config)).trace(x, matrix)
+        assert "mosaic_gpu" in traced.lower(lowering_platforms=("cuda",)).as_text()
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "message"),
+    [
+        ((64, 128, 256), jnp.bfloat16, r"does not divide \(64, 256\)"),
+        ((128, 128, 192), jnp.bfloat16, r"does not divide \(128, 192\)"),
+        ((128, 64, 256), jnp.bfloat16, r"does not divide a matrix of \(64, 256\)"),
+        ((128, 132, 256), jnp.bfloat16, r"does not divide a matrix of \(132, 256\)"),
+        ((128, 128, 256), jnp.float32, "must have one 16-bit type"),
+    ],
+)
+def test_what_it_does_not_take_is_named(shape, dtype, message):
+    with pytest.raises(ValueError, match=message):
+        tiled_product(*factors(*shape, dtype), config=TuningConfig(112, num_splits=2))
