@@ -9,13 +9,15 @@ import argparse
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from ggjax import LLM, RequestOutput, SamplingParams
+from models.kv_cache import BLOCK_Q
 
 EVERYTHING = ("embed", "layers.*.*", "layers.*.*.*", "final_norm", "logits")
 PROMPT_LENGTHS = (5, 70, 150)
@@ -25,22 +27,58 @@ SLOTS = 8
 BUDGET, OTHER_BUDGET = 256, 128
 
 
-def compare_captures(llm: LLM, prompts: Sequence[list[int]]) -> dict[str, tuple[float, float]]:
-    """For each kind of site the largest ‖served − plain‖ / ‖plain‖: of prompts, and of answers."""
+class Distances(NamedTuple):
+    """‖served − plain‖ / ‖plain‖ of a kind of site, the largest of all requests and layers.
+
+    Attributes:
+        prompts: of prompts, where the plain forward gets as many tokens as there are.
+        padded: the same where it gets them padded to whole query blocks, as the served step does.
+        answers: of answers, which the served steps compute a token at a time.
+        again: of answers, where prompt and answer are captured once more, as a prompt.
+    """
+
+    prompts: float = 0.0
+    padded: float = 0.0
+    answers: float = 0.0
+    again: float = 0.0
+
+
+def compare_captures(llm: LLM, prompts: Sequence[list[int]]) -> dict[str, Distances]:
+    """How far captured values are from those of the plain forward, for each kind of site."""
     params = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
-    outputs = llm.generate(prompts, params, capture=EVERYTHING, use_tqdm=False)
+    capture = partial(llm.generate, capture=EVERYTHING, use_tqdm=False)
+    outputs = capture(prompts, params)
+    whole = [
+        prompt + output.outputs[0].token_ids[:-1]
+        for prompt, output in zip(prompts, outputs, strict=True)
+    ]
+    one = SamplingParams(temperature=0, max_tokens=1, ignore_eos=True)
+    again = capture(whole, one)
     plain = jax.jit(partial(llm.model.forward, capture=EVERYTHING))
-    worst: dict[str, tuple[float, float]] = {_kind(name): (0.0, 0.0) for name in llm.sites}
-    for prompt, output in zip(prompts, outputs, strict=True):
-        assert output.captured is not None
-        _, record = plain(llm.params, jnp.array(prompt + output.outputs[0].token_ids[:-1]))
+    worst = {_kind(name): Distances() for name in llm.sites}
+    for prompt, ids, output, repeated in zip(prompts, whole, outputs, again, strict=True):
+        _, exact = plain(llm.params, jnp.array(ids))
+        _, padded = plain(llm.params, jnp.array(ids + [0] * (-len(ids) % BLOCK_Q)))
+        asked, answered = slice(0, len(prompt)), slice(len(prompt), None)
+        assert output.captured is not None and repeated.captured is not None
         for name, own in output.captured.items():
-            other = np.asarray(record[name], np.float32).reshape(own.shape)
-            parts = (slice(0, len(prompt)), slice(len(prompt), None))
-            errors = [_distance(own[part], other[part]) for part in parts]
-            before = worst[_kind(name)]
-            worst[_kind(name)] = max(before[0], errors[0]), max(before[1], errors[1])
+            other = _like(padded[name], own)
+            found = Distances(
+                _distance(own[asked], _like(exact[name], own)[asked]),
+                _distance(own[asked], other[asked]),
+                _distance(own[answered], other[answered]),
+                _distance(repeated.captured[name][answered], other[answered]),
+            )
+            kind = _kind(name)
+            worst[kind] = Distances(*map(max, worst[kind], found))
     return worst
+
+
+def _like(values: Array, own: np.ndarray) -> np.ndarray:
+    """The plain forward's values of as many tokens, in the shape of captured ones."""
+    rows = np.asarray(values, np.float32)[: own.shape[0]]
+    rows = rows.reshape(*rows.shape[:1], *own.shape[1:-1], -1)
+    return rows[..., : own.shape[-1]]  # a pattern has a column for each token
 
 
 def compare_answers(
@@ -114,9 +152,9 @@ def _prompts(llm: LLM, lengths: Sequence[int]) -> list[list[int]]:
 def _print_captures(options: argparse.Namespace) -> None:
     with _open(options) as llm:
         worst = compare_captures(llm, _prompts(llm, PROMPT_LENGTHS))
-    print(f"{'site':16} {'prompts':>9} {'answers':>9}")
-    for kind, (prompts, answers) in worst.items():
-        print(f"{kind:16} {prompts:9.1e} {answers:9.1e}")
+    print(" ".join([f"{'site':16}", *(f"{name:>9}" for name in Distances._fields)]))
+    for kind, distances in worst.items():
+        print(" ".join([f"{kind:16}", *(f"{distance:9.1e}" for distance in distances)]))
 
 
 def _print_batches(options: argparse.Namespace) -> None:

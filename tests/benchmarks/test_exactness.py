@@ -21,8 +21,16 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLM]:
 def test_every_kind_of_site_is_compared(llm: LLM) -> None:
     worst = compare_captures(llm, [[5, 9, 900]])
     assert len(worst) == 1 + 13 + 2
-    assert worst["embed"] == (0, 0)
-    assert 0 < max(max(pair) for pair in worst.values()) < 1e-5
+    assert worst["embed"] == (0, 0, 0, 0)
+    assert 0 < max(max(distances) for distances in worst.values()) < 1e-5
+
+
+def test_captured_prompts_are_the_plain_forward_of_the_same_shape(llm: LLM) -> None:
+    """Whatever was once an answer, too. The pattern alone is of another kernel's weights."""
+    worst = compare_captures(llm, [[5, 9, 900], [7] * 30])
+    for kind, distances in worst.items():
+        most = 1e-6 if kind == "attn.pattern" else 0
+        assert max(distances.padded, distances.again) <= most, kind
 
 
 def test_answers_alone_are_those_in_pairs(llm: LLM) -> None:
