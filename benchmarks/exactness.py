@@ -19,7 +19,7 @@ from jaxtyping import Array
 from ggjax import LLM, RequestOutput, SamplingParams
 from models.kv_cache import BLOCK_Q
 
-EVERYTHING = ("embed", "layers.*.*", "layers.*.*.*", "final_norm", "logits")
+PATTERN = "attn.pattern"
 PROMPT_LENGTHS = (5, 70, 150)
 BATCHES = (2, 4, 8)
 TOKENS = 32
@@ -43,10 +43,17 @@ class Distances(NamedTuple):
     again: float = 0.0
 
 
-def compare_captures(llm: LLM, prompts: Sequence[list[int]]) -> dict[str, Distances]:
-    """How far captured values are from those of the plain forward, for each kind of site."""
+def compare_captures(
+    llm: LLM, prompts: Sequence[list[int]], *, patterns: bool
+) -> dict[str, Distances]:
+    """How far captured values are from those of the plain forward, for each kind of site.
+
+    Args:
+        patterns: capture attention's patterns besides: it is then computed as the plain forward's.
+    """
+    sites = [name for name in llm.sites if patterns or _kind(name) != PATTERN]
     params = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
-    capture = partial(llm.generate, capture=EVERYTHING, use_tqdm=False)
+    capture = partial(llm.generate, capture=sites, use_tqdm=False)
     outputs = capture(prompts, params)
     whole = [
         prompt + output.outputs[0].token_ids[:-1]
@@ -54,8 +61,8 @@ def compare_captures(llm: LLM, prompts: Sequence[list[int]]) -> dict[str, Distan
     ]
     one = SamplingParams(temperature=0, max_tokens=1, ignore_eos=True)
     again = capture(whole, one)
-    plain = jax.jit(partial(llm.model.forward, capture=EVERYTHING))
-    worst = {_kind(name): Distances() for name in llm.sites}
+    plain = jax.jit(partial(llm.model.forward, capture=sites))
+    worst = {_kind(name): Distances() for name in sites}
     for prompt, ids, output, repeated in zip(prompts, whole, outputs, again, strict=True):
         _, exact = plain(llm.params, jnp.array(ids))
         _, padded = plain(llm.params, jnp.array(ids + [0] * (-len(ids) % BLOCK_Q)))
@@ -151,10 +158,13 @@ def _prompts(llm: LLM, lengths: Sequence[int]) -> list[list[int]]:
 
 def _print_captures(options: argparse.Namespace) -> None:
     with _open(options) as llm:
-        worst = compare_captures(llm, _prompts(llm, PROMPT_LENGTHS))
-    print(" ".join([f"{'site':16}", *(f"{name:>9}" for name in Distances._fields)]))
-    for kind, distances in worst.items():
-        print(" ".join([f"{kind:16}", *(f"{distance:9.1e}" for distance in distances)]))
+        prompts = _prompts(llm, PROMPT_LENGTHS)
+        for patterns in (False, True):
+            worst = compare_captures(llm, prompts, patterns=patterns)
+            print("all sites" if patterns else f"all sites but {PATTERN}")
+            print(" ".join([f"{'':16}", *(f"{name:>9}" for name in Distances._fields)]))
+            for kind, distances in worst.items():
+                print(" ".join([f"{kind:16}", *(f"{distance:9.1e}" for distance in distances)]))
 
 
 def _print_batches(options: argparse.Namespace) -> None:

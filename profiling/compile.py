@@ -11,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from server.reader import run_to_exit
+
 AUTOTUNE_OFF = "--xla_gpu_autotune_level=0"
 BAR = 40
 
@@ -68,4 +70,4 @@ def _untuned_compile(options: argparse.Namespace) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run_to_exit(main)

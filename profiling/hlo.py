@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from server.reader import run_to_exit
+
 FLAGGED = "with-flags"
 
 
@@ -60,4 +62,4 @@ def _dump_with_flags(options: argparse.Namespace) -> Path:
 
 
 if __name__ == "__main__":
-    main()
+    run_to_exit(main)

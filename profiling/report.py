@@ -18,6 +18,7 @@ from profiling.trace_steps import print_stage
 from profiling.workload import Workload
 from runtime.config import RuntimeConfig
 from runtime.memory_plan import GIB, available_host_bytes, take_share
+from server.reader import run_to_exit
 
 NOTES = (
     "GFLOP and MB are the least that a step needs, sampling included; XLA's are the forward "
@@ -152,4 +153,4 @@ def _memory(load: Workload, reports: list[BucketReport]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_to_exit(main)

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from server.reader import run_to_exit
+
 # an empty list of kinds: every kernel is launched by itself
 NO_COMMAND_BUFFERS = "--xla_gpu_enable_command_buffer="
 
@@ -55,4 +57,4 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main()
+    run_to_exit(main)

@@ -3,41 +3,22 @@
 import argparse
 import asyncio
 import logging
-import os
-import select
 import sys
 from collections.abc import Callable
 
 from server.api_keys import ApiKeys
 from server.flags import make_parser, runtime_config
 from server.listener import CannotBind, bind
+from server.reader import run_to_exit
 from server.vllm_flags import with_dashes
 
-EXIT_UNREAD = 1  # as rich has it
 EXIT_USAGE = 2
 REQUEST_LOG = "server.request_log"  # the logger of that module
 
 
 def main() -> None:
     """Runs the command line; exits with its code."""
-    try:
-        try:
-            code = command()
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        if not reader_left():  # it was another pipe
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = EXIT_UNREAD
-    sys.exit(code)
-
-
-def reader_left() -> bool:
-    """Whether nobody reads the output any more, as after `ggjax … | head`."""
-    output = select.poll()
-    output.register(sys.stdout.fileno(), 0)
-    return any(event & select.POLLERR for _, event in output.poll(0))
+    run_to_exit(command)
 
 
 def command() -> int:
