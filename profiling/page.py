@@ -17,11 +17,11 @@ svg { max-width: 100%; height: auto; } svg text { fill: var(--ink); font: 12px s
 """
 PAGE_STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page);
-  max-width: 66rem; margin: 2rem auto; padding: 0 1rem; }
+  max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
 p { color: var(--soft); } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; }
-td, th { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid var(--line); }
+td, th { padding: .2rem .55rem; text-align: right; border-bottom: 1px solid var(--line); }
 td:first-child, th:first-child { text-align: left; }
 .pair { display: flex; flex-wrap: wrap; gap: 1rem; }
 """
