@@ -48,8 +48,10 @@ def main(llm: LLM, directory: Path) -> np.ndarray:
     axes.invert_yaxis()
     axes.set_title("share of the answer that one patch restores")
     figure.colorbar(image)
-    figure.savefig(directory / "activation_patching.svg", bbox_inches="tight")
+    picture = directory / "activation_patching.svg"
+    figure.savefig(picture, bbox_inches="tight")
     plt.close(figure)
+    print(picture)
     return restored
 
 

@@ -45,8 +45,10 @@ def main(llm: LLM, directory: Path) -> np.ndarray:
     axes.set_xlabel("token read")
     axes.set_title("likeliest next token, layer by layer")
     figure.colorbar(image, label="probability")
-    figure.savefig(directory / "logit_lens.svg", bbox_inches="tight")
+    picture = directory / "logit_lens.svg"
+    figure.savefig(picture, bbox_inches="tight")
     plt.close(figure)
+    print(picture)
     return shares.max(axis=-1)
 
 

@@ -61,8 +61,10 @@ def main(text: str, directory: Path, types: dict[Type, float] = TYPES) -> dict[T
     axes.set_ylabel("perplexity")
     axes.set_title(f"{len(token_ids):,} tokens, demonstration model")
     axes.margins(0.15)
-    figure.savefig(directory / "perplexity.svg", bbox_inches="tight")
+    picture = directory / "perplexity.svg"
+    figure.savefig(picture, bbox_inches="tight")
     plt.close(figure)
+    print(picture)
     return found
 
 

@@ -43,8 +43,10 @@ def main(llm: LLM, directory: Path) -> np.ndarray:
     axes.set_title(
         f"what speaks for {ANSWER!r} rather than {OTHER!r}: {lead(embeddings, params):.1f}"
     )
-    figure.savefig(directory / "saliency.svg", bbox_inches="tight")
+    picture = directory / "saliency.svg"
+    figure.savefig(picture, bbox_inches="tight")
     plt.close(figure)
+    print(picture)
     return shares
 
 

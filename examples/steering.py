@@ -44,8 +44,10 @@ def main(llm: LLM, directory: Path) -> dict[str, np.ndarray]:
     axes.set_ylabel("probability of the next token")
     axes.set_title(repr(HELD_OUT))
     axes.legend()
-    figure.savefig(directory / "steering.svg", bbox_inches="tight")
+    picture = directory / "steering.svg"
+    figure.savefig(picture, bbox_inches="tight")
     plt.close(figure)
+    print(picture)
     return found
 
 

@@ -80,9 +80,12 @@ def _draw(nodes: list[Node], best: list[int], directory: Path) -> None:
     axes.set_xlabel(f"depth, {TOKENS} tokens each")
     axes.set_ylabel("log-probability")
     axes.set_title(PROMPT.strip())
-    axes.margins(x=0.3, y=0.1)
-    figure.savefig(directory / "tree_search.svg", bbox_inches="tight")
+    axes.set_xlim(-0.3, DEPTH + 2)  # the best leaf's text is to its right
+    axes.margins(y=0.1)
+    picture = directory / "tree_search.svg"
+    figure.savefig(picture, bbox_inches="tight")
     plt.close(figure)
+    print(picture)
 
 
 if __name__ == "__main__":
