@@ -1,5 +1,7 @@
 """Compiles every program of the step before the first request, in threads, through the cache."""
 
+import os
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +27,8 @@ from runtime.step_input import StepShape, extras_packing, forward_packing, sampl
 
 # With a pool that fills the device XLA believes it short of memory, and computes products again
 # instead of keeping their results: 51 of them in a step of one row, 0.4 ms. The plan leaves room.
-COMPILER_OPTIONS = {"xla_disable_hlo_passes": "rematerialization"}
+NOT_WANTED = "rematerialization"
+DISABLED = "xla_disable_hlo_passes"
 
 type Forward = Callable[[list[Array], KVCache, SlotState, Any], tuple[KVCache, SlotState, Array]]
 # with SampleMode.FULL, a mask follows
@@ -232,7 +235,14 @@ class _Jits:
         """One shard_map around the whole program: the same code on any number of devices."""
         mapped = jax.shard_map(run, mesh=self._mesh, in_specs=into, out_specs=out, check_vma=False)
         mapped.__name__ = name
-        return jax.jit(mapped, donate_argnums=donate, compiler_options=COMPILER_OPTIONS)
+        options = compiler_options(os.environ.get("XLA_FLAGS", ""))
+        return jax.jit(mapped, donate_argnums=donate, compiler_options=options)
+
+
+def compiler_options(xla_flags: str) -> dict[str, str]:
+    """Of every program. An option replaces what XLA_FLAGS say of it, so that is repeated."""
+    given = re.findall(rf"--{DISABLED}=(\S+)", xla_flags)
+    return {DISABLED: ",".join([NOT_WANTED, *given])}
 
 
 def all_reduce_of(mesh: Mesh) -> AllReduce:

@@ -4,6 +4,8 @@ import jax
 import numpy as np
 import pytest
 
+from runtime.programs import compiler_options
+
 
 def test_there_is_a_program_for_every_shape(served):
     programs = served.runner.programs
@@ -133,3 +135,10 @@ def test_a_step_that_samples_nothing_has_no_result(served, make_request):
     assert (started.result, started.states) == (None, None)
     assert served.runner.read(plan, started) == ([], ())
     served.runner.wait()
+
+
+def test_passes_that_xla_flags_disable_stay_disabled():
+    assert compiler_options("") == {"xla_disable_hlo_passes": "rematerialization"}
+    flags = "--xla_a=1 --xla_disable_hlo_passes=fusion,dce --xla_b=2"
+    found = compiler_options(flags)["xla_disable_hlo_passes"]
+    assert found.split(",") == ["rematerialization", "fusion", "dce"]
