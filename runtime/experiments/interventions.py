@@ -4,14 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from models.sites import PATTERN, expand_sites
 from runtime.errors import RequestError
+from runtime.experiments.positions import Positions, listed_places, places
 
-# Places in a context. None: all, prompt and answer; a slice or numbers, where negative ones count
-# back from the end of the prompt: -1 is its last token.
-type Positions = int | Sequence[int] | slice | None
 type Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -105,16 +104,24 @@ def make_edits(
         num_prompt: tokens of the request's prompt.
 
     Raises:
-        RequestError: a site does not exist, a vector does not fit, a run lacks what is patched in.
+        RequestError: what is given is no intervention, a site does not exist, a vector does not
+            fit or is not of real numbers, a run lacks what is patched in.
     """
     edits: list[Edit] = []
     for intervention in interventions:
+        if not isinstance(intervention, INTERVENTIONS):
+            raise RequestError(
+                f"an intervention is an Add, Replace, Scale or Patch, got {intervention!r}",
+                param="interventions",
+            )
         for name in _sites(intervention.site, shapes):
             edits.append(_edit(intervention, name, shapes[name], num_prompt))
     return tuple(edits)
 
 
 def _sites(pattern: str, shapes: Shapes) -> list[str]:
+    if not isinstance(pattern, str):
+        raise RequestError(f"a site is a text, got {pattern!r}", param="interventions")
     try:
         return expand_sites([pattern], shapes)
     except ValueError as error:
@@ -124,32 +131,45 @@ def _sites(pattern: str, shapes: Shapes) -> list[str]:
 def _edit(item: Intervention, name: str, shape: tuple[int, ...], num_prompt: int) -> Edit:
     if isinstance(item, Patch):
         return _patch(item, name, shape, num_prompt)
-    places = _places(item.positions, num_prompt)
+    at = places(item.positions, num_prompt)
     one, zero = np.ones(shape, np.float32), np.zeros(shape, np.float32)
     match item:
         case Add():
-            return Edit(name, places, one, item.scale * _fit(item.vector, name, shape))
+            vector = _numbers(item.scale, name) * _fit(item.vector, name, shape)
+            return Edit(name, at, one, vector)
         case Scale():
-            return Edit(name, places, _fit(item.factor, name, shape), zero)
+            return Edit(name, at, _fit(item.factor, name, shape), zero)
         case Replace():
-            return Edit(name, places, zero, _fit(item.value, name, shape))
+            return Edit(name, at, zero, _fit(item.value, name, shape))
 
 
 def _patch(item: Patch, name: str, shape: tuple[int, ...], num_prompt: int) -> Edit:
-    run = getattr(item.from_run, "captured", item.from_run) or {}
+    run = getattr(item.from_run, "captured", item.from_run)
+    if run is None:
+        run = {}
+    if not isinstance(run, Mapping):
+        raise RequestError(
+            f"Patch takes a result or its `captured`, got {type(run).__name__}",
+            param="interventions",
+        )
     if name not in run:
         had = ", ".join(run) or "nothing"
         raise RequestError(
             f"the run to patch from has not captured {name}: it has {had}", param="interventions"
         )
-    source = np.asarray(run[name], np.float32)
-    places = _listed(item.positions, num_prompt, len(source))
-    taken = places
-    if item.from_positions is not None:
-        taken = _listed(item.from_positions, len(source), len(source))
-    if len(taken) != len(places):
+    source = np.asarray(run[name])
+    if source.ndim != 1 + len(shape):
         raise RequestError(
-            f"{len(taken)} positions of the run for {len(places)} positions to patch",
+            f"the run to patch from must have {name} as tokens x {shape}, it has {source.shape}",
+            param="interventions",
+        )
+    at = listed_places(item.positions, num_prompt, len(source))
+    taken = at
+    if item.from_positions is not None:
+        taken = listed_places(item.from_positions, len(source), len(source))
+    if len(taken) != len(at):
+        raise RequestError(
+            f"{len(taken)} positions of the run for {len(at)} positions to patch",
             param="interventions",
         )
     if len(taken) and not 0 <= taken.min() <= taken.max() < len(source):
@@ -158,12 +178,30 @@ def _patch(item: Patch, name: str, shape: tuple[int, ...], num_prompt: int) -> E
             param="interventions",
         )
     values = np.stack([_fit(source[i], name, shape) for i in taken] or [np.zeros(shape)])
-    order = np.argsort(places)
-    return Edit(name, places[order], np.zeros(shape, np.float32), values[order])
+    order = np.argsort(at)
+    return Edit(name, at[order], np.zeros(shape, np.float32), values[order])
+
+
+def _numbers(values: Any, name: str) -> np.ndarray:
+    try:
+        array = np.asarray(values)
+    except ValueError:  # lists of different lengths
+        array = np.array(None)
+    kinds = (jnp.bool_, jnp.integer, jnp.floating)
+    if not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
+        raise RequestError(
+            f"{name} can be changed with real numbers, got {values!r}", param="interventions"
+        )
+    if np.isnan(array.astype(np.float32)).any():
+        raise RequestError(
+            f"{name} cannot be changed with NaN, which a run has where it continued a snapshot",
+            param="interventions",
+        )
+    return array.astype(np.float32)
 
 
 def _fit(values: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    array = np.asarray(values, np.float32)
+    array = _numbers(values, name)
     if name.endswith(PATTERN) and array.ndim and 1 < array.shape[-1] < shape[-1]:
         # a pattern is as wide as the longest context; runs know theirs
         missing = shape[-1] - array.shape[-1]
@@ -175,36 +213,3 @@ def _fit(values: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
             f"{name} has shape {shape}, which {array.shape} does not broadcast to",
             param="interventions",
         ) from None
-
-
-def _places(positions: Positions, num_prompt: int) -> slice | np.ndarray:
-    if positions is None:
-        return slice(0, None, 1)
-    if not isinstance(positions, slice):
-        return np.unique(_listed(positions, num_prompt, 0))
-    start, stop = (
-        None if bound is None else bound + num_prompt if bound < 0 else bound
-        for bound in (positions.start, positions.stop)
-    )
-    step = 1 if positions.step is None else positions.step
-    if step < 1:
-        raise RequestError(f"positions step forward, got step {step}", param="interventions")
-    return slice(start or 0, stop, step)
-
-
-def _listed(positions: Positions, num_prompt: int, length: int) -> np.ndarray:
-    """The places one by one; open ends reach to `length`."""
-    if positions is None:
-        return np.arange(length)
-    if isinstance(positions, slice):
-        bounds = _places(positions, num_prompt)
-        assert isinstance(bounds, slice)
-        return np.arange(*bounds.indices(length))
-    listed = np.atleast_1d(np.asarray(positions, np.int64))
-    listed = np.where(listed < 0, listed + num_prompt, listed)
-    if listed.ndim != 1 or (listed < 0).any():
-        raise RequestError(
-            f"positions {positions} reach before the start of a prompt of {num_prompt} tokens",
-            param="interventions",
-        )
-    return listed

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -60,7 +61,8 @@ class PureModel:
             embeddings: go in instead of those of the tokens, as at the site `embed`.
 
         Raises:
-            ValueError: a site does not exist, or `params` has other names than the model.
+            ValueError: a site does not exist, `params` has other names or shapes than the model,
+                tokens, embeddings or what a hook gives have another shape than the model's.
         """
         tokens = jnp.asarray(tokens)
         if tokens.ndim != 1:
@@ -68,15 +70,19 @@ class PureModel:
                 f"tokens must have one axis, got shape {tokens.shape}: "
                 "jax.vmap runs the model over several sequences"
             )
-        self._check_names(params)
+        if not tokens.size or not jnp.issubdtype(tokens.dtype, jnp.integer):
+            raise ValueError(f"tokens must be one id or more, got {tokens.size} {tokens.dtype}")
+        self._check_params(params)
         names = list(site_shapes(self.config, context=0))
-        changes = {
-            name: hook
+        changes: dict[str, Callable[[Array], Array]] = {
+            name: partial(_hooked, name, hook)
             for pattern, hook in (hooks or {}).items()
             for name in expand_sites([pattern], names)
         }
         if embeddings is not None:
             given = jnp.asarray(embeddings)
+            if given.shape != (shape := (tokens.shape[0], self.config.width)):
+                raise ValueError(f"embeddings must have shape {shape}, got {given.shape}")
             changes["embed"] = lambda value: given.astype(value.dtype)
         tap = Recorder(expand_sites(capture, names), changes)
         values = list(params[name] for name in param_names(self.decoder))
@@ -93,17 +99,34 @@ class PureModel:
 
         What a residual stream already says of the next token (nostalgebraist, "interpreting GPT:
         the logit lens", 2020).
+
+        Raises:
+            ValueError: the states have another width than the model's.
         """
+        if jnp.shape(hidden)[-1:] != (self.config.width,):
+            raise ValueError(
+                f"hidden states are {self.config.width} wide, got shape {jnp.shape(hidden)}"
+            )
         values = [params[name] for name in param_names(self.head, "head.")]
         head = _with_plain_products(self.head.rebuild(values))
         return head(hidden)[:, : self.config.vocab_size]
 
-    def _check_names(self, params: Params) -> None:
-        expected = {*param_names(self.decoder), *param_names(self.head, "head.")}
-        if missing := sorted(expected - params.keys()):
+    def _check_params(self, params: Params) -> None:
+        expected = self.params
+        if missing := sorted(expected.keys() - params.keys()):
             raise ValueError(f"params lacks {', '.join(missing[:4])}, {len(missing)} in all")
-        if unknown := sorted(params.keys() - expected):
+        if unknown := sorted(params.keys() - expected.keys()):
             raise ValueError(f"params has unknown names: {', '.join(unknown[:4])}")
+        for name, weights in expected.items():
+            if (shape := jnp.shape(params[name])) != weights.shape:
+                raise ValueError(f"params: {name} must have shape {weights.shape}, got {shape}")
+
+
+def _hooked(name: str, hook: Callable[[Array], Array], value: Array) -> Array:
+    changed = hook(value)
+    if (shape := getattr(changed, "shape", None)) != value.shape:
+        raise ValueError(f"the hook of {name} must give shape {value.shape}, gave {shape}")
+    return changed
 
 
 def _with_plain_products[Module: nnx.Module](module: Module) -> Module:

@@ -93,3 +93,15 @@ def test_what_does_not_fit_is_named(llm):
         llm.model.forward({k: v for k, v in llm.params.items() if k != "embedding"}, TOKENS)
     with pytest.raises(ValueError, match="unknown names: spare"):
         llm.model.forward(llm.params | {"spare": TOKENS}, TOKENS)
+    with pytest.raises(ValueError, match="layers.1.mlp.down must have shape .* got .8,."):
+        llm.model.forward(llm.params | {"layers.1.mlp.down": TOKENS}, TOKENS)
+    for tokens in (jnp.ones(3), jnp.array([], int)):
+        with pytest.raises(ValueError, match="tokens must be one id or more"):
+            llm.model.forward(llm.params, tokens)
+    with pytest.raises(ValueError, match="embeddings must have shape .8, .* got .8, 7."):
+        llm.model.forward(llm.params, TOKENS, embeddings=jnp.ones((8, 7)))
+    for result in (None, TOKENS):
+        with pytest.raises(ValueError, match="the hook of embed must give shape"):
+            llm.model.forward(llm.params, TOKENS, hooks={"embed": lambda _, to=result: to})
+    with pytest.raises(ValueError, match="hidden states are .* got shape .2, 7."):
+        llm.model.unembed(llm.params, jnp.ones((2, 7)))
