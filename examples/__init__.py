@@ -1,1 +1,1 @@
-"""Experiments as short scripts; each draws one picture. Run with `python -m examples.NAME`."""
+"""Experiments as short scripts; `python -m examples.NAME` writes the picture NAME.svg."""

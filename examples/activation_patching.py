@@ -2,8 +2,9 @@
 
 `def f(left, right): return left -` goes on with `right`; with the names exchanged it goes on with
 `left`. The residual stream of the first run replaces that of the second at one layer and one token
-at a time, and the picture shows how much of the answer comes with it. All runs are requests of one
-call, each with its own patch: they share the batches and one compiled program.
+at a time, and the picture shows how much of the answer comes with it: all of it and more at the
+name read last, from where it moves on to the last token in the upper layers. All runs are requests
+of one call, each with its own patch: they share the batches and one compiled program.
 
     python -m examples.activation_patching
 """
@@ -41,13 +42,15 @@ def main(llm: LLM, directory: Path) -> np.ndarray:
     restored = restored.reshape(len(streams), len(places))
 
     figure, axes = plt.subplots(figsize=(9, 3.2))
-    image = axes.imshow(restored, vmin=-1, vmax=1, cmap="RdBu", aspect="auto")
+    limit = np.abs(restored).max()
+    image = axes.imshow(restored, vmin=-limit, vmax=limit, cmap="RdBu", aspect="auto")
     names = zip(clean.prompt_token_ids, corrupted.prompt_token_ids, strict=True)
     axes.set_xticks(places, [_both(llm, *pair) for pair in names])
     axes.set_yticks(range(len(streams)), [f"layer {i}" for i in range(len(streams))])
     axes.invert_yaxis()
-    axes.set_title("share of the answer that one patch restores")
-    figure.colorbar(image)
+    axes.set_xlabel("token patched; where the runs differ: clean above, corrupted below")
+    axes.set_title(f"what one patch restores of the lead of {ANSWERS[0]!r} over {ANSWERS[1]!r}")
+    figure.colorbar(image, label="share (1: all of it)")
     picture = directory / "activation_patching.svg"
     figure.savefig(picture, bbox_inches="tight")
     plt.close(figure)
@@ -57,7 +60,7 @@ def main(llm: LLM, directory: Path) -> np.ndarray:
 
 def _both(llm: LLM, clean: int, corrupted: int) -> str:
     ids = [clean] if clean == corrupted else [clean, corrupted]
-    return "\n".join(repr(llm.detokenize([i]))[1:-1] for i in ids)
+    return "\n".join(repr(llm.detokenize([i]))[1:-1].replace(" ", "·") for i in ids)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 The residual stream after every layer is captured inside the served step, for all tokens of the
 prompt at once, and read through the final norm and the output matrix as if the model ended there.
-Early layers repeat their input; the answer appears in the last ones.
+The first layer often repeats what it has read; the answer appears in the last one.
 
     python -m examples.logit_lens
 """

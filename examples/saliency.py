@@ -35,13 +35,15 @@ def main(llm: LLM, directory: Path) -> np.ndarray:
     shares = np.asarray((jax.grad(lead)(embeddings, params) * embeddings).sum(axis=-1))
 
     figure, axes = plt.subplots(figsize=(8, 3.2))
-    names = [repr(llm.detokenize([i]))[1:-1] for i in tokens.tolist()]
+    names = [repr(llm.detokenize([i]))[1:-1].replace(" ", "·") for i in tokens.tolist()]
     axes.bar(range(len(names)), shares, color=["C0" if x > 0 else "C3" for x in shares])
     axes.set_xticks(range(len(names)), names, rotation=60, ha="right", family="monospace")
     axes.axhline(0, color="k", linewidth=0.6)
     axes.set_ylabel("gradient × embedding")
+    axes.set_xlabel("token read")
     axes.set_title(
-        f"what speaks for {ANSWER!r} rather than {OTHER!r}: {lead(embeddings, params):.1f}"
+        f"what speaks for {ANSWER!r} (blue) and for {OTHER!r} (red), "
+        f"which is {lead(embeddings, params):.1f} behind"
     )
     picture = directory / "saliency.svg"
     figure.savefig(picture, bbox_inches="tight")

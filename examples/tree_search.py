@@ -1,9 +1,8 @@
 """Tree search with forked contexts: sample branches, keep the likeliest, go on from there.
 
 Each node of the tree is a snapshot of its keys and values. Its children fork it: they share its
-full pages and copy the last one, so no token is ever computed twice. The search keeps the two
-likeliest leaves and ends with a completion that single samples rarely
-find.
+full pages and copy the last one, so that only what is new is computed. The search keeps the two
+likeliest leaves of each depth; red is the way to the likeliest in the end.
 
     python -m examples.tree_search
 """
@@ -60,28 +59,19 @@ def main(llm: LLM, directory: Path) -> list[Node]:
 
 
 def _draw(nodes: list[Node], best: list[int], directory: Path) -> None:
-    figure, axes = plt.subplots(figsize=(9, 5))
+    figure, axes = plt.subplots(figsize=(8, 5))
     for i, node in enumerate(nodes):
-        color = "C3" if i in best else "0.7"
+        color, order = ("C3", 3) if i in best else ("0.7", 2)
         if node.parent is not None:
             parent = nodes[node.parent]
-            axes.plot([parent.depth, node.depth], [parent.score, node.score], color=color)
-        axes.plot(node.depth, node.score, "o", color=color)
-        if i in best and node.text:
-            axes.annotate(
-                node.text.strip("\n"),
-                (node.depth, node.score),
-                xytext=(6, 8),
-                textcoords="offset points",
-                family="monospace",
-                fontsize=8,
-            )
+            places = [parent.depth, node.depth], [parent.score, node.score]
+            axes.plot(*places, color=color, zorder=order)
+        axes.plot(node.depth, node.score, "o", color=color, zorder=order)
     axes.set_xticks(range(DEPTH + 1))
     axes.set_xlabel(f"depth, {TOKENS} tokens each")
-    axes.set_ylabel("log-probability")
-    axes.set_title(PROMPT.strip())
-    axes.set_xlim(-0.3, DEPTH + 2)  # the best leaf's text is to its right
-    axes.margins(y=0.1)
+    axes.set_ylabel("log-probability of the completion")
+    found = PROMPT + "".join(nodes[i].text for i in reversed(best))
+    axes.set_title(found, loc="left", family="monospace", fontsize=9, color="C3", parse_math=False)
     picture = directory / "tree_search.svg"
     figure.savefig(picture, bbox_inches="tight")
     plt.close(figure)

@@ -34,10 +34,13 @@ def llm() -> Iterator[LLM]:
         yield llm
 
 
-def drawn(directory: Path, name: str) -> None:
+def drawn(directory: Path, name: str, *texts: str) -> None:
     text = (directory / name).read_text()
     assert text.startswith("<?xml") and text.rstrip().endswith("</svg>")
     assert len(text) > 4000
+    # each text stands as a comment beside its outlines
+    for expected in texts:
+        assert f"<!-- {expected} -->" in text, expected
 
 
 def test_the_logit_lens_ends_with_the_answer(llm: LLM, tmp_path: Path) -> None:
@@ -53,7 +56,8 @@ def test_patching_the_last_layer_restores_the_answer(llm: LLM, tmp_path: Path) -
     assert restored[-1, -1] == pytest.approx(1, abs=1e-3)
     assert np.abs(restored[:, :2]).max() < 1e-3, "what comes before the names is the same"
     assert np.abs(restored[-1, :-1]).max() < 1e-3, "and the last layer hands nothing on"
-    drawn(tmp_path, "activation_patching.svg")
+    assert (restored[:4, 9] > 1).all() and (restored[4:, 10] > 0.99).all(), "as the script says"
+    drawn(tmp_path, "activation_patching.svg", "share (1: all of it)", "·return")
 
 
 def test_steering_moves_one_name_to_the_other(llm: LLM, tmp_path: Path) -> None:
@@ -69,7 +73,7 @@ def test_the_search_ends_with_its_likeliest_leaf(llm: LLM, tmp_path: Path) -> No
     leaves = [node for node in nodes if node.depth == tree_search.DEPTH]
     assert nodes[-1].score == max(node.score for node in leaves)
     assert len(nodes[-1].snapshot.token_ids) == len(nodes[0].snapshot.token_ids) + 4 * 8
-    drawn(tmp_path, "tree_search.svg")
+    drawn(tmp_path, "tree_search.svg", "def largest(values):")
 
 
 def test_saliency_finds_the_name_that_is_repeated(llm: LLM, tmp_path: Path) -> None:
@@ -78,14 +82,14 @@ def test_saliency_finds_the_name_that_is_repeated(llm: LLM, tmp_path: Path) -> N
     assert len(shares) == len(tokens)
     # where the definition names it
     assert tokens.index(" second") in np.argsort(-np.abs(shares))[:4]
-    drawn(tmp_path, "saliency.svg")
+    drawn(tmp_path, "saliency.svg", "token read", "·return")
 
 
 def test_fewer_bits_cost_perplexity(tmp_path: Path) -> None:
     text = (ROOT / "examples" / "tree_search.py").read_text()
     found = perplexity.main(text, tmp_path, {Type.Q8_0: 8.5, Type.Q4_0: 4.5})
     assert 1 < found[Type.Q8_0] < found[Type.Q4_0] < 1000
-    drawn(tmp_path, "perplexity.svg")
+    drawn(tmp_path, "perplexity.svg", "type, bits a weight", f"{found[Type.Q4_0]:.3f}")
 
 
 def run(snippets: list[str], names: dict[str, Any]) -> None:
