@@ -1,13 +1,19 @@
 """Every way to build the attention kernels, checked against float32 and timed, a process for each.
 
-python -m benchmarks.attention_variants [VARIANT ...]
+python -m benchmarks.attention_variants [--lock FILE] [VARIANT ...]
 """
 
+import argparse
+import fcntl
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,7 +28,8 @@ from pallas_kernels.paged_prefill import TuningConfig, paged_prefill
 
 KV_HEADS, GROUP, HEAD_DIM, PAGE = 4, 7, 128, 64  # Qwen2.5-7B
 CALLS = 20  # in one program, each with an input that needs the result of the call before
-TIMEOUT = 90  # seconds for a variant; one that hangs or faults must not take the others along
+PROCESSES = 6  # at once
+TIMEOUT = 120  # seconds for a variant; one that hangs or faults must not take the others along
 
 PREFILL = {
     "2 × 128 keys, turns": TuningConfig(),
@@ -125,8 +132,8 @@ def fills(config: DecodeConfig, requests: int) -> bool:
     return 0.9 * NUM_CORES <= instances <= 4 * NUM_CORES
 
 
-def seconds_a_call(run: Callable[..., Array], *operands: Array) -> float:
-    """Median time of one of the calls in a program of CALLS."""
+def seconds_a_call(run: Callable[..., Array], lock: Path, *operands: Array) -> float:
+    """Median time of one of the calls in a program of CALLS, while no other process measures."""
 
     @jax.jit
     def program(q: Array, *others: Array) -> Array:
@@ -135,12 +142,15 @@ def seconds_a_call(run: Callable[..., Array], *operands: Array) -> float:
             q = q.at[corner].add(0.01 * run(q, *others)[corner])
         return q
 
-    program(*operands).block_until_ready()
-    times = []
-    for _ in range(10):
-        begin = time.perf_counter()
-        program(*operands).block_until_ready()
-        times.append((time.perf_counter() - begin) / CALLS)
+    compiled = program.lower(*operands).compile()
+    with lock.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        compiled(*operands).block_until_ready()
+        times = []
+        for _ in range(10):
+            begin = time.perf_counter()
+            compiled(*operands).block_until_ready()
+            times.append((time.perf_counter() - begin) / CALLS)
     return statistics.median(times)
 
 
@@ -164,7 +174,7 @@ def dense(name: str) -> tuple[Callable[..., Array], Any]:
     return lambda q, k, v: attention_mgpu.attention(q, k, v, config), jnp.float16
 
 
-def measure(name: str) -> None:
+def measure(name: str, lock: Path) -> None:
     """Prints a variant's error, and its time and speed in each case."""
     cells = []
     if name in DECODE:
@@ -177,7 +187,7 @@ def measure(name: str) -> None:
             if not fills(DECODE[name], requests):
                 cells.append(f"{case}: {'–':>21}")
                 continue
-            seconds = seconds_a_call(run, *decode_operands(requests, context))
+            seconds = seconds_a_call(run, lock, *decode_operands(requests, context))
             speed = 4 * requests * context * KV_HEADS * HEAD_DIM / seconds / 1e12
             cells.append(f"{case}: {seconds * 1e6:7.1f} µs {speed:5.2f} TB/s")
     elif name in PREFILL:
@@ -187,7 +197,7 @@ def measure(name: str) -> None:
 
         error = prefill_error(run)
         for case, sizes in PREFILL_CASES.items():
-            seconds = seconds_a_call(run, *prefill_operands(*sizes))
+            seconds = seconds_a_call(run, lock, *prefill_operands(*sizes))
             speed = flops(*sizes) / seconds / 1e12
             cells.append(f"{case}: {seconds * 1e3:6.3f} ms {speed:4.0f} TFLOP/s")
     else:
@@ -197,42 +207,44 @@ def measure(name: str) -> None:
             if sizes[1] != sizes[2]:
                 cells.append(f"{case}: {'–':>21}")
                 continue
-            seconds = seconds_a_call(run, *dense_operands(*sizes, dtype))
+            seconds = seconds_a_call(run, lock, *dense_operands(*sizes, dtype))
             speed = flops(*sizes) / seconds / 1e12
             cells.append(f"{case}: {seconds * 1e3:6.3f} ms {speed:4.0f} TFLOP/s")
     print(f"{name:30} error {error:.1e} | {' | '.join(cells)}", flush=True)
 
 
-def main(names: list[str]) -> None:
-    """Measures one variant here, or several in a process each.
+def measure_apart(name: str, lock: Path) -> str:
+    """The line of a variant that is measured in a process of its own, or why there is none."""
+    command = [sys.executable, "-m", "benchmarks.attention_variants", "--lock", str(lock), name]
+    shared = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=shared)
+    except subprocess.TimeoutExpired:
+        return f"{name:30} did not end in {TIMEOUT} s"
+    lines = (done.stderr if done.returncode else done.stdout).strip().splitlines()
+    if done.returncode:
+        errors = [line for line in lines if "Error" in line] or lines or ["no output"]
+        return f"{name:30} failed ({done.returncode}): {errors[-1][:200]}"
+    return lines[-1]
 
-    Raises:
-        SystemExit: a name that is no variant's.
-    """
+
+def main() -> None:
+    """Measures one variant here, or several in a process each: they compile side by side."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--lock", type=Path, help="who measures holds it")
     known = [*PREFILL, *DENSE, *DECODE]
-    for name in names:
-        if name not in known:
-            raise SystemExit(f"no variant {name!r}; there are: {'; '.join(known)}")
-    if len(names) == 1:
-        measure(names[0])
-        return
-    table = []
-    for name in names or known:
-        command = [sys.executable, "-m", "benchmarks.attention_variants", name]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
-        except subprocess.TimeoutExpired:
-            line = f"{name:30} did not end in {TIMEOUT} s"
-        else:
-            lines = (done.stderr if done.returncode else done.stdout).strip().splitlines()
-            if done.returncode:
-                errors = [line for line in lines if "Error" in line] or lines or ["no output"]
-                lines = [f"{name:30} failed ({done.returncode}): {errors[-1][:200]}"]
-            line = lines[-1]
-        print(line, flush=True)
-        table.append(line)
-    print("\n" + "\n".join(table))
+    parser.add_argument("names", nargs="*", metavar="VARIANT", help="; ".join(known))
+    options = parser.parse_args()
+    if unknown := [name for name in options.names if name not in known]:
+        parser.error(f"no variant {unknown[0]!r}; there are: {'; '.join(known)}")
+    with tempfile.NamedTemporaryFile() as file, ThreadPoolExecutor(PROCESSES) as pool:
+        lock = options.lock or Path(file.name)
+        if len(options.names) == 1:
+            measure(options.names[0], lock)
+            return
+        for line in pool.map(lambda name: measure_apart(name, lock), options.names or known):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -8,23 +8,25 @@ before, and what reads the result in a step: the addition and norm, or the gate.
 
 import argparse
 import itertools
+import os
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.stages import Wrapped
 from jaxtyping import Array
 
 from pallas_kernels.add_norm import hopper_add_norm
 from pallas_kernels.few_rows import MAX_ROWS, choose_config, few_rows_product
+from pallas_kernels.gated_product import activate, gated_product, hopper_gated, hopper_gated_product
 from pallas_kernels.gated_product import choose_config as choose_gated
-from pallas_kernels.gated_product import gated_product, hopper_gated_product
 from pallas_kernels.multiply import hopper_multiply, narrow_product, split_product
-from pallas_kernels.tiled_product import NUM_CORES, Tiles, TuningConfig, tiled_product
+from pallas_kernels.tiled_product import TuningConfig, configs, tiled_product
 
 COPY_BYTES = 4.16e12  # a second, an H200's copy ceiling
 BF16_FLOPS = 790e12  # a second, its 8192³ product
@@ -36,7 +38,6 @@ SHAPES = {
     "gate_up": (37888, 3584),
 }
 CALLS = 6  # in one program
-RING_BYTES = 200_000  # of a multiprocessor's 227 KiB
 TOLERANCE = 8e-3  # of the norm, a 16-bit result against float32
 
 # make(x [T, in], matrix) -> terms [terms, T, out], or for gate_up [T, out / 2]
@@ -52,71 +53,53 @@ def ways(name: str, num_rows: int) -> dict[str, Make]:
         "as served": partial(hopper_multiply, narrow=True),
         "XLA, 16-bit": lambda x, matrix: narrow_product(x, matrix)[None],
     }
-    for splits in (2, 4, 8):
+    for splits in (2, 4):
         if num_in % (64 * splits) == 0:
             found[f"XLA, {splits} terms"] = partial(split_product, splits=splits)
     config = choose_config(num_out, num_in)
     if num_rows <= MAX_ROWS and config is not None:
         found["few rows"] = partial(few_rows_product, config=config)
-    for tiled in tiled_configs(num_rows, num_out, num_in):
-        found[f"kernel, {describe(tiled)}"] = partial(tiled_product, config=tiled)
+    for tiles in itertools.islice(configs(num_rows, num_out, num_in), 4):
+        found[f"kernel, {describe(tiles)}"] = partial(tiled_product, config=tiles)
     return found
 
 
-def tiled_configs(num_rows: int, num_out: int, num_in: int) -> list[TuningConfig]:
-    """Those that leave the fewest multiprocessors idle, the largest tiles first."""
-    if num_rows % 64:
-        return []
-    consumers = 2 if num_rows % 128 == 0 else 1
-    found = []
-    for tile_out, splits in itertools.product((256, 224, 192, 144, 128, 112), (1, 2, 4, 8)):
-        stages = min(6, RING_BYTES // (2 * 64 * (64 * consumers + tile_out)))
-        config = TuningConfig(tile_out, 64, stages, consumers, num_splits=splits)
-        if num_in % (64 * splits) == 0 and num_in // splits >= 448:
-            count = Tiles(num_rows, num_out, num_in, config).count
-            idle = 1 - num_out * count / -(-num_out // tile_out) / tile_out / (
-                NUM_CORES * -(-count // NUM_CORES)
-            )
-            found.append((round(idle, 2), -tile_out, splits, config))
-    best = [config for *_, config in sorted(found, key=lambda one: one[:3])[:3]]
-    return [replace(config, num_sharing=sharing) for config in best for sharing in (1, 2)]
-
-
 def describe(config: TuningConfig) -> str:
-    """In short: columns, copies in flight, splits, whether neighbours share."""
+    """In short: columns, copies in flight, splits."""
     text = f"{config.tile_out} × {config.num_stages}"
-    text += f" / {config.num_splits}" if config.num_splits > 1 else ""
-    return text + (", x shared" if config.num_sharing > 1 else "")
+    return text + (f" / {config.num_splits}" if config.num_splits > 1 else "")
+
+
+def xla_gated(x: Array, matrix: Array) -> Array:
+    """What XLA makes of it, with 16-bit results of the product."""
+    both = narrow_product(x, matrix.reshape(-1, x.shape[1]))
+    return activate(both[None], x.dtype)
 
 
 def gated_ways(num_rows: int, num_out: int, num_in: int) -> dict[str, Make]:
     """The same of gate, up and what is made of both."""
-
-    def as_served(x: Array, matrix: Array) -> Array:
-        both = hopper_multiply(x, matrix.reshape(-1, num_in), narrow=True)[0]
-        gate, up = jnp.split(both.astype(jnp.float32), 2, axis=-1)
-        return (jax.nn.silu(gate) * up).astype(x.dtype)
-
-    found: dict[str, Make] = {"as served": as_served}
+    found: dict[str, Make] = {
+        "as served": hopper_gated,
+        "XLA": xla_gated,
+    }
     chosen = choose_gated(num_rows, num_out, num_in)
     if chosen is not None:
-        configs = {chosen, TuningConfig(128, num_consumers=chosen.num_consumers)}
-        configs |= {TuningConfig(96, num_stages=4, num_consumers=chosen.num_consumers)}
-        configs |= {replace(config, num_sharing=2) for config in configs}
-        for config in sorted(configs, key=lambda config: (-config.tile_out, config.num_sharing)):
-            kernel = partial(hopper_gated_product, config=config)
-            found[f"kernel, {describe(config)}"] = kernel
+        consumers = chosen.num_consumers
+        for tile_out, stages in ((144, 3), (120, 4), (112, 4), (96, 4), (96, 5)):
+            tiles = TuningConfig(tile_out, num_stages=stages, num_consumers=consumers)
+            found[f"kernel, {describe(tiles)}"] = partial(hopper_gated_product, config=tiles)
     return found
 
 
-def chain(name: str, make: Make) -> Callable[[Array, Array, Array], Array]:
+def chain(name: str, make: Make) -> Wrapped:
     """A program of CALLS products, each reading what was made of the one before."""
     num_in = SHAPES[name][1]
+    once = jax.jit(make)  # lowered once for all calls
 
     @jax.jit
     def program(x: Array, matrices: Array, scale: Array) -> Array:
         for matrix in matrices:
-            result = make(x, matrix)
+            result = once(x, matrix)
             if name != "gate_up":
                 result = hopper_add_norm(jnp.zeros(result.shape[1:], x.dtype), result, scale, 1e-6)[
                     1
@@ -140,16 +123,49 @@ def median_seconds(program: Callable[..., Array], *operands: Array) -> float:
     return statistics.median(times)
 
 
-def distance(name: str, make: Make, x: Array, matrix: Array) -> float:
-    """From the product of the same factors in float32, relative to its norm."""
-    made = np.asarray(make(x, matrix), np.float32)
-    if name == "gate_up":
-        wanted = gated_product(x.astype(jnp.float32), matrix.astype(jnp.float32))
-    else:
+def reference(name: str, x: Array, matrix: Array) -> np.ndarray:
+    """Of the same factors in float32."""
+    wide = x.astype(jnp.float32), matrix.astype(jnp.float32)
+    return np.asarray(gated_product(*wide) if name == "gate_up" else wide[0] @ wide[1].T)
+
+
+def prepare(
+    name: str, make: Make, exact: np.ndarray, operands: tuple[Array, ...]
+) -> tuple[Callable[..., Array], float]:
+    """The compiled program, and the distance of one product from `exact` relative to its norm."""
+    x, matrices, _ = operands
+    program = chain(name, make).lower(*operands).compile()
+    made = np.asarray(jax.jit(make)(x, matrices[0]), np.float32)
+    if name != "gate_up":
         made = made.sum(axis=0)
-        wanted = x.astype(jnp.float32) @ matrix.astype(jnp.float32).T
-    exact = np.asarray(wanted, np.float32)
-    return float(np.linalg.norm(made - exact) / np.linalg.norm(exact))
+    return program, float(np.linalg.norm(made - exact) / np.linalg.norm(exact))
+
+
+def compare(name: str, num_rows: int, operands: tuple[Array, ...]) -> None:
+    """Compiles all ways side by side, then times one after the other; a line for each."""
+    num_out, num_in = SHAPES[name]
+    flops = 2 * num_rows * num_out * num_in
+    floor = max(num_out * num_in * 2 / COPY_BYTES, flops / BF16_FLOPS)
+    exact = reference(name, operands[0], operands[1][0])
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        prepared = {
+            way: pool.submit(prepare, name, make, exact, operands)
+            for way, make in ways(name, num_rows).items()
+        }
+    for way, future in prepared.items():
+        label = f"{name:8} {num_rows:5} rows  {way:28}"
+        try:
+            program, away = future.result()
+        except (jax.errors.JaxRuntimeError, ValueError, NotImplementedError) as error:
+            print(f"{label} cannot be built: {str(error).splitlines()[0]}", flush=True)
+            continue
+        seconds = median_seconds(program, *operands)
+        print(
+            f"{label} {seconds * 1e6:8.1f} µs "
+            f"(floor {floor * 1e6:6.1f}), {flops / seconds / 1e12:4.0f} TFLOP/s"
+            + ("" if away < TOLERANCE else f"  WRONG: {away:.1e} away"),
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -167,17 +183,7 @@ def main() -> None:
         scale = jnp.ones(num_out, jnp.float32)
         for num_rows in options.rows:
             x = jax.random.normal(jax.random.key(1), (num_rows, num_in), jnp.bfloat16)
-            flops = 2 * num_rows * num_out * num_in
-            floor = max(num_out * num_in * 2 / COPY_BYTES, flops / BF16_FLOPS)
-            for way, make in ways(name, num_rows).items():
-                away = distance(name, make, x, matrices[0])
-                seconds = median_seconds(chain(name, make), x, matrices, scale)
-                print(
-                    f"{name:8} {num_rows:5} rows  {way:28} {seconds * 1e6:8.1f} µs "
-                    f"(floor {floor * 1e6:6.1f}), {flops / seconds / 1e12:4.0f} TFLOP/s"
-                    + ("" if away < TOLERANCE else f"  WRONG: {away:.1e} away"),
-                    flush=True,
-                )
+            compare(name, num_rows, (x, matrices, scale))
 
 
 if __name__ == "__main__":

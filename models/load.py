@@ -8,8 +8,7 @@ from models.gguf_file import GGUFFile
 from models.mesh import TP
 from models.qwen2 import MLP, Decoder, Head, Layer, Qwen2, RMSNorm, SelfAttention
 from models.tensor_reader import Progress, TensorReader
-from models.weights import Multiply
-from pallas_kernels.multiply import multiply
+from models.weights import PLAIN, Products
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -67,20 +66,20 @@ def load_model(
     *,
     dtype: str,
     progress: Progress = lambda _: None,
-    multiply: Multiply = multiply,
+    products: Products = PLAIN,
 ) -> Qwen2:
     """The model on the devices of `mesh`, its weights as `dtype`.
 
     Args:
         dtype: "float32", "bfloat16" or "int8" (products of 8 bits, the rest float32).
         progress: called with the share of the file's bytes that is done.
-        multiply: how products of floats are made.
+        products: how products of floats are made.
 
     Raises:
         ModelFileError: a tensor is missing, misshapen, left over or of an unknown type.
     """
     check_tensors(file, config)
-    reader = TensorReader(file, mesh, dtype, progress, multiply)
+    reader = TensorReader(file, mesh, dtype, progress, products)
     layers = [_load_layer(reader, config, f"blk.{i}") for i in range(config.num_layers)]
     embedding = reader.matrix(
         ["token_embd.weight"], (config.vocab_size, config.width), (None, None)

@@ -11,11 +11,12 @@ from models.kv_cache import Enter, PagedAttention, enter
 from models.projection import Projection
 from models.qwen2 import AddNorm
 from models.sites import untouched
-from models.weights import Multiply
+from models.weights import PLAIN, Products
 from pallas_kernels.add_norm import add_norm, hopper_add_norm
+from pallas_kernels.gated_product import hopper_gated
 from pallas_kernels.hopper import is_hopper
 from pallas_kernels.hopper_attention import hopper_attention, takes_heads
-from pallas_kernels.multiply import hopper_multiply, multiply
+from pallas_kernels.multiply import hopper_multiply
 from pallas_kernels.paged_attention import paged_attention
 from pallas_kernels.paged_decode import padded_rows
 from pallas_kernels.rope_write import rope_write
@@ -31,7 +32,7 @@ class Operations:
 
     attend: PagedAttention = paged_attention
     enter: Enter = enter
-    multiply: Multiply = multiply
+    products: Products = PLAIN
     add_norm: AddNorm = add_norm
     attention_name: str = "plain XLA"
 
@@ -45,7 +46,7 @@ def choose_operations(device: Any, config: ModelConfig, *, itemsize: int) -> Ope
     return Operations(
         attend=hopper_attention if fits else paged_attention,
         enter=hopper_enter if fits else enter,
-        multiply=hopper_multiply,
+        products=Products(hopper_multiply, hopper_gated),
         add_norm=hopper_add_norm,
         attention_name="Mosaic GPU" if fits else "plain XLA",
     )

@@ -94,6 +94,8 @@ class MLP(nnx.Module):
     ) -> Float[Array, "terms T D"]:
         """What it adds to the residual stream, in terms."""
         with jax.named_scope("mlp"):
+            if tap is untouched:
+                return self.down.terms(self.gate_up.gated(x), narrow=True)
             both = self.gate_up.product(x, narrow=True).astype(jnp.float32)
             gate, up = jnp.split(both, 2, axis=-1)
             gate, up = tap("mlp.gate", layer, gate), tap("mlp.up", layer, up)

@@ -17,7 +17,7 @@ from models.dequantize import ON_DEVICE, dequantize, dequantize_on_host
 from models.errors import ModelFileError
 from models.gguf_file import GGUFFile, TensorInfo
 from models.mesh import sharding
-from models.weights import Axes, Dense, Int8, Multiply, Weight, round_to_int8
+from models.weights import Axes, Dense, Int8, Products, Weight, round_to_int8
 
 type Progress = Callable[[float], None]
 
@@ -39,14 +39,14 @@ class TensorReader:
     """Turns named tensors of a file into arrays on the mesh, a few at a time."""
 
     def __init__(
-        self, file: GGUFFile, mesh: Mesh, dtype: str, progress: Progress, multiply: Multiply
+        self, file: GGUFFile, mesh: Mesh, dtype: str, progress: Progress, products: Products
     ):
         self._file = file
         self._mesh = mesh
         self._int8 = dtype == "int8"
         self._dtype = "float32" if self._int8 else dtype
         self._progress = progress
-        self._multiply = multiply
+        self._products = products
         self._pending: deque[_Pending] = deque()
         self._done = 0
 
@@ -76,7 +76,7 @@ class TensorReader:
         """The same as a weight for products; the first `num_out` axes are its outputs."""
         if not self._int8:
             values = self.matrix(names, shape, axes, join_axis=join_axis)
-            return Dense(values, axes, num_out=num_out, multiply=self._multiply)
+            return Dense(values, axes, num_out=num_out, products=self._products)
         raw, types = self._raw(names)
         values, scales, finite = _assemble_int8(
             raw,

@@ -4,32 +4,38 @@ A type is a module whose `product` maps [T, in] to [T, out]. The arrays keep the
 shard by; the product sees the part that one device holds.
 """
 
-from typing import Protocol
+from dataclasses import dataclass
 
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from pallas_kernels.multiply import multiply
+from pallas_kernels.gated_product import Gated, activate, gated_product
+from pallas_kernels.multiply import Multiply, multiply
 
 type Axes = tuple[str | None, ...]
 
 
-class Multiply(Protocol):
-    """How products are made: `pallas_kernels.multiply.multiply`, or what is faster."""
+@dataclass(frozen=True)
+class Products:
+    """How the products of float matrices are made."""
 
-    def __call__(self, x: Array, matrix: Array, *, narrow: bool = False) -> Array: ...
+    multiply: Multiply = multiply
+    gated: Gated = gated_product
+
+
+PLAIN = Products()
 
 
 class Dense(nnx.Module):
     """A float matrix, [*out, *in]; products accumulate in float32."""
 
-    def __init__(self, values: Array, axes: Axes, *, num_out: int, multiply: Multiply = multiply):
+    def __init__(self, values: Array, axes: Axes, *, num_out: int, products: Products = PLAIN):
         """`axes`: logical name of each axis; `num_out`: how many of them are outputs."""
         self.values = nnx.Param(values, axes=axes)
         self.num_out = num_out
-        self.multiply = multiply
+        self.products = products
 
     def product(self, x: Float[Array, "T in"], *, narrow: bool = False) -> Float[Array, "T out"]:
         """float32, or with `narrow` perhaps the type of `x`."""
@@ -40,7 +46,12 @@ class Dense(nnx.Module):
         self, x: Float[Array, "T in"], *, narrow: bool = False
     ) -> Float[Array, "terms T out"]:
         """The product in terms that whoever reads it sums up."""
-        return self.multiply(x, self.values[...].reshape(-1, x.shape[1]), narrow=narrow)
+        matrix = self.values[...].reshape(-1, x.shape[1])
+        return self.products.multiply(x, matrix, narrow=narrow)
+
+    def gated(self, x: Float[Array, "T in"]) -> Float[Array, "T out"]:
+        """silu(gate) * up, for a matrix [2, out, in] of both, in the type of `x`."""
+        return self.products.gated(x, self.values[...])
 
 
 class Int8(nnx.Module):
@@ -58,6 +69,10 @@ class Int8(nnx.Module):
     def terms(self, x: Float[Array, "T in"], *, narrow: bool = False) -> Float[Array, "1 T out"]:
         """The product, in the form of `Dense.terms`."""
         return self.product(x)[None]
+
+    def gated(self, x: Float[Array, "T in"]) -> Float[Array, "T out"]:
+        """The same as `Dense.gated`."""
+        return activate(self.terms(x), x.dtype)
 
     def product(self, x: Float[Array, "T in"], *, narrow: bool = False) -> Float[Array, "T out"]:
         """float32."""

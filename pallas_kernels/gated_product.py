@@ -5,42 +5,81 @@ thousand a tenth of the time. Here both stay in registers until they are one.
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
+from pallas_kernels.multiply import Multiply, hopper_multiply, multiply
 from pallas_kernels.online_softmax import TILE_M
-from pallas_kernels.tiled_product import NUM_CORES, TuningConfig, run_tiles
+from pallas_kernels.tiled_product import MAX_STAGES, NUM_CORES, TuningConfig, run_tiles
 
 # Both results of a tile lie in a warpgroup's registers: 2 * 64 * 160 / 128 = 160 of a thread.
-MAX_TILE_OUT = 160
+TILE_OUT_RANGE = (64, 160)
+SMEM_BYTES = 226 * 1024  # a multiprocessor's, without what barriers take
+# What smaller tiles and fewer copies in flight cost; [128 to 512, 3584] by [2, 18944, 3584] on an
+# H200, docs/performance.md.
+ENOUGH_TILE_OUT, ENOUGH_STAGES, FEW_STAGES_COST = 96, 4, 0.93
 
 
 def choose_config(num_rows: int, num_out: int, num_in: int) -> TuningConfig | None:
     """A configuration, or None for shapes that the kernel does not take.
 
-    Tiles of as many columns as give each multiprocessor one, or a few of equal size.
+    The one that should keep most multiprocessors busy: the last round is the problem.
     """
-    if num_rows % TILE_M or num_in % 64 or num_out % 8 or num_out < 64:
+    if num_rows % TILE_M or num_in % 64 or num_out % 8 or num_out < TILE_OUT_RANGE[0]:
         return None
     consumers = 2 if num_rows % (2 * TILE_M) == 0 else 1
-    passes = -(-num_out // (NUM_CORES * MAX_TILE_OUT))
-    tile_out = max(64, -(-num_out // (NUM_CORES * passes * 8)) * 8)
-    return TuningConfig(tile_out, num_consumers=consumers)
+    rows = num_rows // (consumers * TILE_M)
+
+    def config(tile_out: int) -> TuningConfig:
+        result = 2 * consumers * TILE_M * tile_out
+        stage = 2 * 64 * (consumers * TILE_M + 2 * tile_out)
+        return TuningConfig(
+            tile_out, 64, min(MAX_STAGES, (SMEM_BYTES - result) // stage), consumers
+        )
+
+    def speed(config: TuningConfig) -> float:
+        count = rows * -(-num_out // config.tile_out)
+        busy = rows * num_out / (config.tile_out * NUM_CORES * -(-count // NUM_CORES))
+        wide = min(1.0, config.tile_out / ENOUGH_TILE_OUT)
+        return busy * wide * (1.0 if config.num_stages >= ENOUGH_STAGES else FEW_STAGES_COST)
+
+    least, most = TILE_OUT_RANGE
+    widths = range(least, min(most, num_out) + 1, 8)
+    return max((config(tile_out) for tile_out in widths), key=speed)
+
+
+class Gated(Protocol):
+    """How gate and up are made: `gated_product`, or what is faster."""
+
+    def __call__(self, x: Array, matrix: Array) -> Array: ...
 
 
 def gated_product(
+    x: Float[Array, "T in"], matrix: Float[Array, "2 out in"], multiply: Multiply = multiply
+) -> Float[Array, "T out"]:
+    """silu(gate) * up of one product with both, in the type of `x`."""
+    both = multiply(x, matrix.reshape(-1, x.shape[1]), narrow=True)
+    return activate(both, x.dtype)
+
+
+def activate(terms: Float[Array, "terms T 2*out"], dtype: Any) -> Float[Array, "T out"]:
+    """silu(gate) * up of a product in terms, computed in float32."""
+    whole = terms[0] if terms.shape[0] == 1 else terms.sum(axis=0)
+    gate, up = jnp.split(whole.astype(jnp.float32), 2, axis=-1)
+    return (jax.nn.silu(gate) * up).astype(dtype)
+
+
+def hopper_gated(
     x: Float[Array, "T in"], matrix: Float[Array, "2 out in"]
 ) -> Float[Array, "T out"]:
-    """The same by XLA, from products in float32, in the type of `x`."""
-    gate, up = (
-        lax.dot_general(x, part, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
-        for part in matrix
-    )
-    return (jax.nn.silu(gate) * up).astype(x.dtype)
+    """`gated_product`, from 64 rows of a 16-bit type on as one kernel."""
+    config = choose_config(x.shape[0], *matrix.shape[1:])
+    if config is None or matrix.dtype.itemsize != 2:
+        return gated_product(x, matrix, hopper_multiply)
+    return hopper_gated_product(x, matrix, config=config)
 
 
 @partial(jax.jit, static_argnames=("config", "interpret"))

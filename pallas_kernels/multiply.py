@@ -1,11 +1,12 @@
 """Products of activations with weights: XLA's, and what is faster for few rows on Hopper."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from pallas_kernels import tiled_product
 from pallas_kernels.few_rows import MAX_ROWS, choose_config, few_rows_product
 
 # Longer sums would be shared among too few multiprocessors.
@@ -16,6 +17,12 @@ MANY_ROWS = 64
 MAX_SPLIT_ROWS = 128
 TILE_OUT = 128
 NUM_CORES = 132
+
+
+class Multiply(Protocol):
+    """How products are made: `multiply`, or what is faster."""
+
+    def __call__(self, x: Array, matrix: Array, *, narrow: bool = False) -> Array: ...
 
 
 def multiply(
@@ -54,8 +61,9 @@ def hopper_multiply(
 
     One row is a sum for each output, which XLA streams at the memory's speed ([4608, 3584]: 8.9 µs
     as sums, 16.0 as a product), faster still with 16-bit results; a few rows go to the kernel where
-    that is faster; the rest is XLA's product, up to 128 rows in terms, and of many rows in 16 bits
-    if it may: the float32 results of gate and up are 310 MB a layer at 2,048 tokens. Measured on an
+    that is faster, and from 64 rows on to tiles that occupy every multiprocessor, if the matrix has
+    few outputs; the rest is XLA's product, up to 128 rows in terms, and of many rows in 16 bits if
+    it may: the float32 results of gate and up are 310 MB a layer at 2,048 tokens. Measured on an
     H200, docs/performance.md.
     """
     num_rows, num_in = x.shape
@@ -67,6 +75,8 @@ def hopper_multiply(
     config = choose_config(matrix.shape[0], num_in)
     if num_rows <= MAX_ROWS and config is not None:
         return few_rows_product(x, matrix, config=config)
+    if num_rows >= MANY_ROWS and (tiles := tiled_product.choose_config(num_rows, *matrix.shape)):
+        return tiled_product.tiled_product(x, matrix, config=tiles)
     if (splits := num_splits(num_rows, *matrix.shape)) > 1:
         return split_product(x, matrix, splits)
     if num_rows < MANY_ROWS or not narrow:

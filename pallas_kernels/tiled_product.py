@@ -5,6 +5,8 @@ fetches both factors through a ring in shared memory, the others multiply, 64 ro
 Sums may be split, to be added up by whoever reads the terms.
 """
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,6 +21,14 @@ from jaxtyping import Array, Float
 from pallas_kernels.online_softmax import TILE_M, product, swizzled
 
 NUM_CORES = 132
+# What the ring may take of a multiprocessor's 227 KiB of shared memory.
+RING_BYTES = 200_000
+MAX_STAGES = 6
+# Narrower tiles read `x` too often; wider ones do not fit the registers.
+TILE_OUT_RANGE = (96, 256)
+# A multiprocessor's rounds; from there on a product has enough tiles however it is cut.
+MAX_ROUNDS = 2
+MIN_BUSY = 0.8  # share of the multiprocessors
 # Registers of a thread of the fetching and of the computing warpgroups.
 REGISTERS = (40, 232)
 
@@ -32,7 +42,6 @@ class TuningConfig:
         tile_k: columns of both factors in one copy.
         num_stages: copies in flight.
         num_consumers: warpgroups that multiply, each 64 rows.
-        num_sharing: neighbours, 1 or 2, that fetch `x` together: each half, for both.
         num_splits: parts of the sums, computed apart.
     """
 
@@ -40,8 +49,34 @@ class TuningConfig:
     tile_k: int = 64
     num_stages: int = 3
     num_consumers: int = 2
-    num_sharing: int = 1
     num_splits: int = 1
+
+
+def choose_config(num_rows: int, num_out: int, num_in: int) -> TuningConfig | None:
+    """A configuration that occupies every multiprocessor, or None where there is none.
+
+    In one round if possible, and with whole sums: each further term is written and read again.
+    Measured on an H200 (docs/performance.md): [512, 3584] by [4608, 3584] 43.8 µs in 4 × 32 tiles,
+    58.2 in twice as many with 4 terms, 55.0 by XLA.
+    """
+    return next(configs(num_rows, num_out, num_in), None)
+
+
+def configs(num_rows: int, num_out: int, num_in: int) -> Iterator[TuningConfig]:
+    """Those that leave few multiprocessors without work, the best first."""
+    if num_rows % TILE_M or num_out % 8:
+        return
+    consumers = 2 if num_rows % (2 * TILE_M) == 0 else 1
+    rows = num_rows // (consumers * TILE_M)
+    for rounds, splits in itertools.product(range(1, MAX_ROUNDS + 1), (1, 2, 4, 8)):
+        columns = rounds * NUM_CORES // (rows * splits)
+        if columns == 0 or num_in % (64 * splits):
+            continue
+        tile_out = -(-num_out // (8 * columns)) * 8
+        busy = rows * splits * num_out / (tile_out * rounds * NUM_CORES)
+        if TILE_OUT_RANGE[0] <= tile_out <= TILE_OUT_RANGE[1] and busy >= MIN_BUSY:
+            stages = RING_BYTES // (2 * 64 * (consumers * TILE_M + tile_out))
+            yield TuningConfig(tile_out, 64, min(stages, MAX_STAGES), consumers, splits)
 
 
 @partial(jax.jit, static_argnames=("config", "interpret"))
@@ -88,7 +123,6 @@ def run_tiles(
         raise ValueError(f"{config} does not divide {x.shape}")
     if num_out < tile_out or num_out % 8:
         raise ValueError(f"{config} does not divide a matrix of {matrix.shape[1:]}")
-    free: dict[str, Any] = {"num_arrivals": config.num_consumers, "num_barriers": stages}
     kwargs = {} if interpret is None else {"interpret": interpret}
     scratch: dict[str, Any] = {
         "x_smem": plgpu.SMEM((stages, block, tile_k), x.dtype, transforms=swizzled(2)),
@@ -96,9 +130,7 @@ def run_tiles(
             (stages, num_parts, tile_out, tile_k), x.dtype, transforms=swizzled(2)
         ),
         "full": plgpu.Barrier(num_arrivals=1 + num_parts, num_barriers=stages),
-        "free": plgpu.Barrier(**free)
-        if config.num_sharing == 1
-        else plgpu.ClusterBarrier(collective_axes=("neighbour",), **free),
+        "free": plgpu.Barrier(num_arrivals=config.num_consumers, num_barriers=stages),
     }
     if num_parts == 2:  # else the result is float32, whose rows are written by whole sectors anyway
         scratch["out_smem"] = plgpu.SMEM((config.num_consumers, TILE_M, tile_out), out_type.dtype)
@@ -106,10 +138,8 @@ def run_tiles(
     result: Array = plgpu.kernel(
         partial(_kernel, config=config),
         out_type=out_type,
-        grid=(min(num_tiles, NUM_CORES // config.num_sharing),),
+        grid=(min(num_tiles, NUM_CORES),),
         grid_names=("instance",),
-        cluster=(config.num_sharing,),
-        cluster_names=("neighbour",),
         num_threads=config.num_consumers + 1,
         thread_name="warpgroup",
         kernel_name="gated_product" if num_parts == 2 else "tiled_product",
@@ -121,7 +151,7 @@ def run_tiles(
 
 @dataclass(frozen=True)
 class Tiles:
-    """The tiles of a result [T, out], those of neighbours counted as one, in their order."""
+    """The tiles of a result [T, out] in their order."""
 
     num_rows: int
     num_out: int
@@ -135,22 +165,22 @@ class Tiles:
 
     @property
     def count(self) -> int:
-        columns = -(-self.num_out // (self.config.tile_out * self.config.num_sharing))
-        return self.rows * self.config.num_splits * columns
+        """Of all splits."""
+        return self.rows * self.config.num_splits * -(-self.num_out // self.config.tile_out)
 
     @property
     def steps(self) -> int:
         """Copies that a tile takes."""
         return self.num_in // (self.config.tile_k * self.config.num_splits)
 
-    def place(self, tile: Any, neighbour: Any) -> tuple[Any, Any, Any]:
+    def place(self, tile: Any) -> tuple[Any, Any, Any]:
         """First row, first column and split of a tile.
 
         Tiles of the same columns and sums follow each other: their matrix is read from memory once.
         """
         config = self.config
         above, row = lax.div(tile, jnp.int32(self.rows)), lax.rem(tile, jnp.int32(self.rows))
-        column = lax.div(above, jnp.int32(config.num_splits)) * config.num_sharing + neighbour
+        column = lax.div(above, jnp.int32(config.num_splits))
         first = jnp.minimum(column * config.tile_out, self.num_out - config.tile_out)
         return (
             pl.multiple_of(row * (TILE_M * config.num_consumers), TILE_M),
@@ -176,11 +206,11 @@ def _kernel(
     num_parts = matrix_gmem.shape[0]
     tiles = Tiles(x_gmem.shape[0], matrix_gmem.shape[1], x_gmem.shape[1], config)
     steps = jnp.int32(tiles.steps)
-    instances = min(tiles.count, NUM_CORES // config.num_sharing)
+    instances = min(tiles.count, NUM_CORES)
     num_own = lax.div(tiles.count - 1 - instance, jnp.int32(instances)) + 1
 
     def place(number: Any) -> tuple[Any, Any, Any]:
-        return tiles.place(instance + number * instances, lax.axis_index("neighbour"))
+        return tiles.place(instance + number * instances)
 
     @pl.when(warpgroup == consumers)
     def _() -> None:
@@ -197,8 +227,7 @@ def _kernel(
                 plgpu.barrier_wait(free.at[stage])
 
             x_part = x_gmem.at[pl.ds(row, consumers * TILE_M), columns]
-            both = None if config.num_sharing == 1 else "neighbour"
-            plgpu.copy_gmem_to_smem(x_part, x_smem.at[stage], full.at[stage], collective_axes=both)
+            plgpu.copy_gmem_to_smem(x_part, x_smem.at[stage], full.at[stage])
             for i in range(num_parts):
                 part = matrix_gmem.at[i, pl.ds(column, config.tile_out), columns]
                 plgpu.copy_gmem_to_smem(part, matrix_smem.at[stage, i], full.at[stage])

@@ -106,7 +106,7 @@ def start_engine(
         mesh,
         dtype=chosen.dtype,
         progress=lambda fraction: report("load", "loading", fraction),
-        multiply=operations.multiply,
+        products=operations.products,
     )
     load_seconds = time.monotonic() - begin
     weight_bytes = sum(x.nbytes for x in jax.tree.leaves((model.decoder, model.head)))

@@ -37,14 +37,13 @@ tests() {
 }
 
 speed() {
-    $python -m benchmarks.speed "$model" --dtypes bfloat16 --prefill 512 2048 8192 \
+    $python -m benchmarks.speed "$model" --dtypes bfloat16 --prefill 128 192 256 384 512 768 1024 2048 8192 \
         --decode 1 8 32 128 32x8192 $options | tee "$folder/speed.txt" | tail -n 12
 }
 
 # What XLA's ways to launch a step's kernels give.
 flags() {
-    for flag in '' --xla_gpu_command_buffer_update_mode=SKIP_TEMP \
-        --xla_gpu_command_buffer_update_mode=SKIP_PROFILED --xla_gpu_enable_command_buffer=; do
+    for flag in '' --xla_gpu_command_buffer_update_mode=SKIP_TEMP --xla_gpu_enable_command_buffer=; do
         say "XLA_FLAGS=$flag"
         XLA_FLAGS=$flag timeout 120 $python -m benchmarks.speed "$model" --dtypes bfloat16 \
             --prefill 512 2048 --decode 1 8 --max-num-seqs 8 >"$folder/flags$flag.txt" 2>&1
@@ -91,11 +90,15 @@ warm_start() {
     grep -i compiled "$folder/first_start.txt" "$folder/second_start.txt"
 }
 
-products() { $python -m benchmarks.products | tee "$folder/products.txt"; }
+# A product at a time: a kernel that stands still must not take the others along.
+products() {
+    for name in gate_up down qkv out; do
+        timeout 90 $python -m benchmarks.products --rows 64 128 384 512 768 2048 --only $name 2>&1
+    done | grep rows | tee "$folder/products.txt"
+}
 attention() {
     $python -m benchmarks.kernels | tee "$folder/kernels.txt"
-    $python -m benchmarks.attention_variants >"$folder/variants.txt" 2>&1
-    sed '1,/^$/d' "$folder/variants.txt"
+    $python -m benchmarks.attention_variants | tee "$folder/variants.txt"
 }
 sampling() { $python -m benchmarks.sampling | tee "$folder/sampling.txt"; }
 

@@ -1,5 +1,7 @@
 """The model in training: parameters by role, stacked over layers, put into the serving forward."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -10,7 +12,8 @@ from models.kv_cache import Attention
 from models.load import expected_shapes
 from models.projection import Projection
 from models.qwen2 import MLP, Decoder, Head, Layer, Qwen2, RMSNorm, SelfAttention
-from models.weights import Axes, Dense
+from models.weights import Axes, Dense, Products
+from pallas_kernels.gated_product import gated_product
 
 # Role ("attn_q.weight") → [L, …] for a layer's tensors, tensor name → […] for the rest; names and
 # shapes of each slice are the model file's.
@@ -129,13 +132,16 @@ def multiply_trained(
     return _product(x, matrix)[None]
 
 
+TRAINED = Products(multiply_trained, partial(gated_product, multiply=multiply_trained))
+
+
 def build_model(config: ModelConfig, params: Params, embedding: Array) -> Qwen2:
     """The serving model around the parameters; the type of `embedding` is that of activations."""
     k, h, d, f = config.num_kv_heads, config.head_dim, config.width, config.ffn_width
     group = config.num_heads // k
 
     def weight(values: Array, axes: Axes, num_out: int) -> Dense:
-        return Dense(values, axes, num_out=num_out, multiply=multiply_trained)
+        return Dense(values, axes, num_out=num_out, products=TRAINED)
 
     def joined(i: int, ending: str) -> list[Array]:
         # by kv head: its query heads, its key head, its value head

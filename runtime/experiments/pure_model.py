@@ -16,8 +16,7 @@ from models.gguf_file import open_gguf
 from models.load import load_model
 from models.mesh import make_mesh
 from models.sites import Recorder, expand_sites, site_shapes
-from models.weights import Dense
-from pallas_kernels.multiply import multiply
+from models.weights import PLAIN, Dense
 from runtime.programs import Part, take_apart
 
 # name -> weight, as `param_names` spells it
@@ -133,7 +132,7 @@ def _with_plain_products[Module: nnx.Module](module: Module) -> Module:
     """Kernels of few rows have no derivative; the matrices are the same."""
     for _, part in nnx.iter_modules(module):
         if isinstance(part, Dense):
-            part.multiply = multiply
+            part.products = PLAIN
     return module
 
 

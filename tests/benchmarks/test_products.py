@@ -33,11 +33,15 @@ def test_every_way_lowers(name, num_rows, monkeypatch):
 
 @pytest.mark.parametrize("name", ["out", "gate_up"])
 def test_the_distance_tells_right_from_wrong(name, monkeypatch):
+    monkeypatch.setattr(products, "CALLS", 1)
     shape = (2, 128, 128) if name == "gate_up" else (128, 128)
     x = jax.random.normal(jax.random.key(0), (4, 128), jnp.bfloat16)
-    matrix = jax.random.normal(jax.random.key(1), shape, jnp.bfloat16)
+    matrices = jax.random.normal(jax.random.key(1), (1, *shape), jnp.bfloat16)
     monkeypatch.setitem(products.SHAPES, name, (shape[-2] * (len(shape) - 1), 128))
     make = products.ways(name, 40)["as served"]
-    assert products.distance(name, make, x, matrix) < products.TOLERANCE
-    wrong = products.distance(name, lambda x, matrix: 2 * make(x, matrix), x, matrix)
+    monkeypatch.setattr(products, "chain", lambda name, make: jax.jit(lambda *operands: operands))
+    operands = (x, matrices, jnp.ones(128))
+    exact = products.reference(name, x, matrices[0])
+    assert products.prepare(name, make, exact, operands)[1] < products.TOLERANCE
+    wrong = products.prepare(name, lambda *factors: 2 * make(*factors), exact, operands)[1]
     assert wrong == pytest.approx(1, abs=0.1)

@@ -9,7 +9,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from pallas_kernels import tiled_product as module
 from pallas_kernels.multiply import multiply
-from pallas_kernels.tiled_product import Tiles, TuningConfig, tiled_product
+from pallas_kernels.tiled_product import Tiles, TuningConfig, choose_config, tiled_product
 
 
 def factors(num_rows, num_out, num_in, dtype=jnp.bfloat16):
@@ -23,7 +23,7 @@ def factors(num_rows, num_out, num_in, dtype=jnp.bfloat16):
     [
         ((64, 128, 256), 132, TuningConfig(64, num_stages=2, num_consumers=1)),
         ((128, 224, 512), 132, TuningConfig(112, num_splits=4)),
-        ((256, 224, 512), 6, TuningConfig(112, num_stages=2, num_sharing=2, num_splits=2)),
+        ((256, 224, 512), 6, TuningConfig(112, num_stages=2, num_splits=2)),
     ],
 )
 def test_it_is_the_reference_without_races(shape, num_cores, config, monkeypatch, capfd):
@@ -43,20 +43,34 @@ def test_the_last_tile_overlaps_where_tiles_do_not_divide():
     np.testing.assert_allclose(out.sum(0), multiply(x, matrix)[0], rtol=1e-5, atol=1e-3)
 
 
-@pytest.mark.parametrize("sharing", [1, 2])
 @pytest.mark.parametrize(
-    ("shape", "splits", "tiles"), [((128, 3584, 18944), 8, 128), ((512, 3584, 18944), 2, 128)]
+    ("shape", "tile_out", "splits", "tiles"),
+    [
+        ((64, 3584, 18944), 112, 4, 128),
+        ((128, 3584, 18944), 112, 4, 128),
+        ((384, 3584, 18944), 168, 2, 132),
+        ((512, 4608, 3584), 144, 1, 128),
+        ((1536, 3584, 3584), 168, 1, 264),
+    ],
 )
-def test_it_lowers_for_a_gpu_without_one(shape, splits, tiles, sharing):
+def test_the_chosen_configuration_lowers_for_a_gpu_without_one(shape, tile_out, splits, tiles):
     num_rows, num_out, num_in = shape
-    config = TuningConfig(224, num_splits=splits, num_sharing=sharing)
-    assert Tiles(*shape, config).count == tiles // sharing
+    config = choose_config(*shape)
+    assert (config.tile_out, config.num_splits) == (tile_out, splits)
+    assert Tiles(*shape, config).count == tiles
     sizes = ((num_rows, num_in), (num_out, num_in))
     x, matrix = (jax.ShapeDtypeStruct(size, jnp.bfloat16) for size in sizes)
     device = AbstractDevice(device_kind="NVIDIA H200", num_cores=132, platform="gpu")
     with use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
         traced = jax.jit(lambda x, m: tiled_product(x, m, config=config)).trace(x, matrix)
         assert "mosaic_gpu" in traced.lower(lowering_platforms=("cuda",)).as_text()
+
+
+@pytest.mark.parametrize(
+    "shape", [(63, 3584, 3584), (128, 3584, 100), (128, 3588, 3584), (128, 896, 4864)]
+)
+def test_there_is_no_configuration_that_would_leave_many_without_work(shape):
+    assert choose_config(*shape) is None
 
 
 @pytest.mark.parametrize(
