@@ -21,9 +21,17 @@ import numpy as np
 from jax.stages import Wrapped
 from jaxtyping import Array
 
+from pallas_kernels import few_rows
 from pallas_kernels.add_norm import hopper_add_norm
 from pallas_kernels.few_rows import MAX_ROWS, choose_config, few_rows_product
-from pallas_kernels.gated_product import activate, gated_product, hopper_gated, hopper_gated_product
+from pallas_kernels.gated_product import (
+    activate,
+    choose_streamed,
+    gated_product,
+    hopper_gated,
+    hopper_gated_product,
+    streamed_gated_product,
+)
 from pallas_kernels.gated_product import choose_config as choose_gated
 from pallas_kernels.multiply import hopper_multiply, narrow_product, split_product
 from pallas_kernels.tiled_product import TuningConfig, configs, tiled_product
@@ -82,6 +90,11 @@ def gated_ways(num_rows: int, num_out: int, num_in: int) -> dict[str, Make]:
         "as served": hopper_gated,
         "XLA": xla_gated,
     }
+    if choose_streamed(num_rows, num_out, num_in):
+        for tile_k, stages in ((64, 3), (64, 4), (128, 2), (64, 6), (128, 3)):
+            config = few_rows.TuningConfig(tile_k, stages, 1)
+            found[f"few rows, {tile_k} × {stages}"] = partial(streamed_gated_product, config=config)
+        return found
     chosen = choose_gated(num_rows, num_out, num_in)
     if chosen is not None:
         consumers = chosen.num_consumers

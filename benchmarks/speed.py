@@ -17,6 +17,7 @@ from runtime.config import RuntimeConfig
 from runtime.engine import Engine
 from runtime.request import SamplingParams
 from runtime.start import start_engine
+from runtime.step_plan import MIXED_TOKENS
 
 DECODED = 64
 SHORT = 16  # tokens of a prompt where nothing is said
@@ -34,26 +35,31 @@ def prefill_seconds(engine: Engine, length: int, rounds: int) -> float:
     return statistics.median(seconds[1:])
 
 
-def decode_seconds(engine: Engine, batch: int, length: int) -> float:
-    """Median step of `batch` answers together, each to a prompt of `length` tokens."""
+def decode_seconds(engine: Engine, batch: int, length: int) -> tuple[float, int]:
+    """Median step of `batch` answers to prompts of `length` tokens, and their mean context then."""
     rng = np.random.default_rng(batch)
     prompts = [rng.integers(0, engine.info.vocab_size, length).tolist() for _ in range(batch)]
     # they begin one after another: only steps that all of them share count
-    begun = 5 * -(-batch * length // engine.buckets.max_tokens) // 4 + 8
-    times = run(engine, prompts, DECODED + begun, first_id=1000 * batch + length)
-    return statistics.median(np.diff(times[begun : begun + DECODED]).tolist())
+    begun = 8 + 2 * batch * length // MIXED_TOKENS
+    steps = run(engine, prompts, DECODED + begun, first_id=1000 * batch + length)
+    first = next(i for i, (_, num_tokens) in enumerate(steps) if num_tokens == batch) + 8
+    seconds = np.diff([end for end, _ in steps[first : first + DECODED]])
+    written = sum(num_tokens for _, num_tokens in steps[: first + DECODED // 2])
+    return statistics.median(seconds.tolist()), length + written // batch
 
 
-def run(engine: Engine, prompts: list[list[int]], max_tokens: int, first_id: int) -> list[float]:
-    """Answers greedily; when each step ended."""
+def run(
+    engine: Engine, prompts: list[list[int]], max_tokens: int, first_id: int
+) -> list[tuple[float, int]]:
+    """Answers greedily; when each step ended, and for how many requests it had a token."""
     params = SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True)
     for i, prompt in enumerate(prompts):
         engine.add(first_id + i, prompt, params)
-    times = []
+    steps = []
     while engine.has_work:
-        engine.step()
-        times.append(time.monotonic())
-    return times
+        outputs = engine.step()
+        steps.append((time.monotonic(), len(outputs)))
+    return steps
 
 
 def print_report(stage: str, text: str, fraction: float | None) -> None:
@@ -103,7 +109,8 @@ def main() -> None:
             seconds = prefill_seconds(engine, length, options.rounds)
             show(dtype, f"prefill {length}", seconds, length)
         for batch, length in options.decode:
-            show(dtype, f"decode {batch} × {length}", decode_seconds(engine, batch, length), batch)
+            seconds, context = decode_seconds(engine, batch, length)
+            show(dtype, f"decode {batch} × {context}", seconds, batch)
         del engine
 
 

@@ -1,10 +1,10 @@
 """Products of a wide matrix with a few rows on Hopper, at the speed of its memory.
 
-What it computes is `pallas_kernels.multiply.multiply`. The matrix is the left factor of the matrix
-instruction, 64 of its rows at a time, and the few rows are the right one, so that little of the
-instruction is wasted; each program instance streams its part of the matrix through shared memory
-with the bulk copy engine. Matrices with few rows are split along the columns, to occupy every
-multiprocessor.
+What it computes is `pallas_kernels.multiply.multiply`, or with a gate `gated_product`. The matrix
+is the left factor of the matrix instruction, 64 of its rows at a time, and the few rows are the
+right one, so that little of the instruction is wasted; each program instance streams its part of
+the matrix through shared memory with the bulk copy engine. Matrices with few rows are split along
+the columns, to occupy every multiprocessor.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float
 
-from pallas_kernels.online_softmax import swizzled
+from pallas_kernels.online_softmax import product, swizzled
 
 TILE_M = 64  # rows of the matrix in one instruction
 ROW_TILE = 8  # the right factor's least number of columns
@@ -74,42 +74,60 @@ def few_rows_product(
     Raises:
         ValueError: a shape or type that the kernel does not take.
     """
+    shape = (config.num_splits, x.shape[0], matrix.shape[0])
+    out_type = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return stream(x, matrix[None], out_type, config=config, interpret=interpret)
+
+
+def stream(
+    x: Float[Array, "T in"],
+    matrix: Float[Array, "parts out in"],
+    out_type: jax.ShapeDtypeStruct,
+    *,
+    config: TuningConfig,
+    interpret: Any,
+) -> Array:
+    """The kernel; of two parts the first is a gate, and `out_type` [1, T, out].
+
+    Raises:
+        ValueError: a shape or type that the kernel does not take.
+    """
     num_rows, num_in = x.shape
-    num_out = matrix.shape[0]
+    num_parts, num_out = matrix.shape[:2]
     if num_rows > MAX_ROWS:
         raise ValueError(f"at most {MAX_ROWS} rows, got {num_rows}")
     if x.dtype.itemsize != 2 or matrix.dtype != x.dtype:
         raise ValueError(f"both factors must have one 16-bit type, got {x.dtype}, {matrix.dtype}")
     if num_out % TILE_M or num_in % (config.num_splits * config.tile_k):
-        raise ValueError(f"{config} does not divide a matrix of {matrix.shape}")
+        raise ValueError(f"{config} does not divide a matrix of {matrix.shape[1:]}")
     padded = -(-num_rows // ROW_TILE) * ROW_TILE
     x = jnp.pad(x, ((0, padded - num_rows), (0, 0)))
     stages, tile_k = config.num_stages, config.tile_k
     kwargs = {} if interpret is None else {"interpret": interpret}
-    parts: Array = plgpu.kernel(
+    result: Array = plgpu.kernel(
         partial(_kernel, config=config),
-        out_type=jax.ShapeDtypeStruct((config.num_splits, num_rows, num_out), jnp.float32),
+        out_type=out_type,
         grid=(num_out // TILE_M, config.num_splits),
         grid_names=("tile", "split"),
-        kernel_name="few_rows_product",
+        kernel_name="few_rows_product" if num_parts == 1 else "few_rows_gated",
         scratch_types=[
-            plgpu.SMEM((stages, TILE_M, tile_k), matrix.dtype, transforms=swizzled(2)),
+            plgpu.SMEM((stages, num_parts, TILE_M, tile_k), x.dtype, transforms=swizzled(2)),
             plgpu.SMEM((stages, padded, tile_k), x.dtype, transforms=swizzled(2)),
-            plgpu.SMEM((padded, TILE_M), jnp.float32),
-            plgpu.Barrier(num_arrivals=2, num_barriers=stages),
+            plgpu.SMEM((padded, TILE_M), out_type.dtype),
+            plgpu.Barrier(num_arrivals=1 + num_parts, num_barriers=stages),
         ],
         **kwargs,
     )(x, matrix)
-    return parts
+    return result
 
 
 def _kernel(
     x_gmem: Any,  # [padded, in]
-    matrix_gmem: Any,  # [out, in]
-    out_gmem: Any,  # [splits, T, out] float32
-    matrix_smem: Any,  # [stages, 64, tile_k]
+    matrix_gmem: Any,  # [parts, out, in]
+    out_gmem: Any,  # [splits, T, out]
+    matrix_smem: Any,  # [stages, parts, 64, tile_k]
     x_smem: Any,  # [stages, padded, tile_k]
-    out_smem: Any,  # [padded, 64] float32
+    out_smem: Any,  # [padded, 64]
     barrier: Any,
     *,
     config: TuningConfig,
@@ -117,22 +135,28 @@ def _kernel(
     tile, split = lax.axis_index("tile"), lax.axis_index("split")
     stages, tile_k = config.num_stages, config.tile_k
     rows = pl.ds(pl.multiple_of(tile * TILE_M, TILE_M), TILE_M)
-    num_tiles = matrix_gmem.shape[1] // config.num_splits // tile_k
+    num_parts = matrix_gmem.shape[0]
+    num_tiles = matrix_gmem.shape[2] // config.num_splits // tile_k
 
     def fetch(i: Any, stage: Any) -> None:
         columns = pl.ds(pl.multiple_of((split * num_tiles + i) * tile_k, tile_k), tile_k)
         into = barrier.at[stage]
-        plgpu.copy_gmem_to_smem(matrix_gmem.at[rows, columns], matrix_smem.at[stage], into)
+        for part in range(num_parts):
+            own = matrix_gmem.at[part, rows, columns]
+            plgpu.copy_gmem_to_smem(own, matrix_smem.at[stage, part], into)
         plgpu.copy_gmem_to_smem(x_gmem.at[:, columns], x_smem.at[stage], into)
 
     for stage in range(min(stages, num_tiles)):
         fetch(stage, stage)
 
-    def multiply(acc_ref: Any) -> Array:
+    def multiply(*accumulators: Any) -> tuple[Array, ...]:
         def step(i: Array, carry: Array) -> Array:
             stage = lax.rem(i, jnp.int32(stages))
             plgpu.barrier_wait(barrier.at[stage])
-            plgpu.wgmma(acc_ref, matrix_smem.at[stage], x_smem.at[stage].transpose((1, 0)))
+            for part, acc_ref in enumerate(accumulators):
+                plgpu.wgmma(
+                    acc_ref, matrix_smem.at[stage, part], x_smem.at[stage].transpose((1, 0))
+                )
             plgpu.wgmma_wait(0)
 
             @pl.when(i + stages < num_tiles)
@@ -142,13 +166,12 @@ def _kernel(
             return carry
 
         lax.fori_loop(0, num_tiles, step, jnp.int32(0))
-        result: Array = acc_ref[...]
-        return result
+        return tuple(acc_ref[...] for acc_ref in accumulators)
 
-    accumulator = plgpu.ACC((TILE_M, x_gmem.shape[0]), jnp.float32)  # type: ignore[attr-defined]
-    # without the barrier the compiler may move arithmetic above the wait for the product
-    acc = lax.optimization_barrier(pl.run_scoped(multiply, accumulator))
-    out_smem.transpose((1, 0))[...] = plgpu.layout_cast(acc, plgpu.Layout.WGMMA_TRANSPOSED)
+    sums = product(multiply, *[(TILE_M, x_gmem.shape[0])] * num_parts)
+    made = sums[0] if num_parts == 1 else sums[0] * sums[1] / (1.0 + jnp.exp(-sums[0]))
+    made = plgpu.layout_cast(made, plgpu.Layout.WGMMA_TRANSPOSED)
+    out_smem.transpose((1, 0))[...] = made.astype(out_gmem.dtype)
     plgpu.commit_smem()
     plgpu.copy_smem_to_gmem(out_smem.at[pl.ds(0, out_gmem.shape[1])], out_gmem.at[split, :, rows])
     plgpu.wait_smem_to_gmem(0)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from pallas_kernels import few_rows
 from pallas_kernels.multiply import Multiply, hopper_multiply, multiply
 from pallas_kernels.online_softmax import TILE_M
 from pallas_kernels.tiled_product import MAX_STAGES, NUM_CORES, TuningConfig, run_tiles
@@ -75,11 +76,49 @@ def activate(terms: Float[Array, "terms T 2*out"], dtype: Any) -> Float[Array, "
 def hopper_gated(
     x: Float[Array, "T in"], matrix: Float[Array, "2 out in"]
 ) -> Float[Array, "T out"]:
-    """`gated_product`, from 64 rows of a 16-bit type on as one kernel."""
-    config = choose_config(x.shape[0], *matrix.shape[1:])
-    if config is None or matrix.dtype.itemsize != 2:
-        return gated_product(x, matrix, hopper_multiply)
-    return hopper_gated_product(x, matrix, config=config)
+    """`gated_product`, of 16-bit types as one kernel: a few rows, or from 64 on."""
+    if matrix.dtype.itemsize == 2:
+        if streamed := choose_streamed(x.shape[0], *matrix.shape[1:]):
+            return streamed_gated_product(x, matrix, config=streamed)
+        if config := choose_config(x.shape[0], *matrix.shape[1:]):
+            return hopper_gated_product(x, matrix, config=config)
+    return gated_product(x, matrix, hopper_multiply)
+
+
+def choose_streamed(num_rows: int, num_out: int, num_in: int) -> few_rows.TuningConfig | None:
+    """A configuration for a few rows, or None: one row is a sum for each output.
+
+    Three instances on a multiprocessor, which share the memory's speed: as many as there are tiles
+    of 64 columns of the 7B, so that no second round is left to a few.
+    """
+    if not 1 < num_rows <= few_rows.MAX_ROWS or num_out % TILE_M or num_in % 64:
+        return None
+    padded = -(-num_rows // few_rows.ROW_TILE) * few_rows.ROW_TILE
+    room = SMEM_BYTES // 3 - 2 * TILE_M * padded
+    return few_rows.TuningConfig(64, room // (2 * 64 * (2 * TILE_M + padded)), 1)
+
+
+@partial(jax.jit, static_argnames=("config", "interpret"))
+def streamed_gated_product(
+    x: Float[Array, "T in"],
+    matrix: Float[Array, "2 out in"],
+    *,
+    config: few_rows.TuningConfig,
+    interpret: Any = None,
+) -> Float[Array, "T out"]:
+    """`gated_product` for up to 32 rows of a 16-bit type.
+
+    Args:
+        config: without splits: a gate needs whole sums.
+        interpret: `plgpu.InterpretGPUParams` to run on a CPU.
+
+    Raises:
+        ValueError: a shape or type that the kernel does not take.
+    """
+    if config.num_splits != 1:
+        raise ValueError(f"a gate needs whole sums, got {config}")
+    out_type = jax.ShapeDtypeStruct((1, x.shape[0], matrix.shape[1]), x.dtype)
+    return few_rows.stream(x, matrix, out_type, config=config, interpret=interpret)[0]
 
 
 @partial(jax.jit, static_argnames=("config", "interpret"))

@@ -10,7 +10,7 @@ mkdir -p "$folder"
 export PYTHONUNBUFFERED=1 PYTHONPATH=.
 model=$folder/7b.gguf
 cache=$folder/programs
-options="--max-model-len 8704 --compilation-cache-dir $cache"
+options="--max-model-len 9728 --compilation-cache-dir $cache"
 begin=$(date +%s)
 
 say() { echo "[$(($(date +%s) - begin)) s] $*"; }

@@ -37,7 +37,7 @@ def test_products(shape, rows):
     assert_close(jax.jit(hopper_multiply)(x, matrix).sum(axis=0), exact[0])
 
 
-@pytest.mark.parametrize("rows", [1, 64, 128, 384, 512])
+@pytest.mark.parametrize("rows", [1, 2, 5, 32, 64, 128, 384, 512])
 @pytest.mark.parametrize("shape", [(18944, 3584), (9472, 3584), (4864, 896)])
 def test_gated_product(shape, rows):
     x, matrix = normal(rows, rows, shape[1]), normal(1, 2, *shape) * shape[1] ** -0.5

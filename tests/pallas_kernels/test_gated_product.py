@@ -7,8 +7,16 @@ import pytest
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
+from pallas_kernels import few_rows
 from pallas_kernels import tiled_product as module
-from pallas_kernels.gated_product import choose_config, gated_product, hopper_gated_product
+from pallas_kernels.gated_product import (
+    choose_config,
+    choose_streamed,
+    gated_product,
+    hopper_gated,
+    hopper_gated_product,
+    streamed_gated_product,
+)
 from pallas_kernels.tiled_product import TuningConfig
 
 
@@ -35,6 +43,30 @@ def check(x, matrix, config, **params):
 )
 def test_it_is_the_reference_without_races(shape, config):
     check(*factors(*shape), config, detect_races=True)
+
+
+@pytest.mark.parametrize("num_rows", [2, 17])
+def test_few_rows_are_the_reference_without_races(num_rows, capfd):
+    x, matrix = factors(num_rows, 128, 512)
+    config = choose_streamed(num_rows, 128, 512)
+    interpret = plgpu.InterpretGPUParams(detect_races=True)
+    out = streamed_gated_product(x, matrix, config=config, interpret=interpret)
+    assert "RACE" not in capfd.readouterr().out and out.dtype == x.dtype
+    ours, wanted = (np.asarray(v, np.float32) for v in (out, gated_product(x, matrix)))
+    np.testing.assert_allclose(ours, wanted, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize(("num_rows", "stages"), [(1, None), (2, 4), (8, 4), (32, 3), (33, None)])
+def test_few_rows_leave_room_for_three_instances(num_rows, stages):
+    config = choose_streamed(num_rows, 18944, 3584)
+    assert (config and config.num_stages) == stages
+    if config:
+        shapes = ((num_rows, 3584), (2, 18944, 3584))
+        x, matrix = (jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in shapes)
+        device = AbstractDevice(device_kind="NVIDIA H200", num_cores=132, platform="gpu")
+        with use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
+            traced = jax.jit(lambda x, m: hopper_gated(x, m)).trace(x, matrix)
+            assert "few_rows_gated" in traced.lower(lowering_platforms=("cuda",)).as_text()
 
 
 def test_the_last_tile_overlaps_where_tiles_do_not_divide():
@@ -88,5 +120,7 @@ def test_what_it_does_not_take_is_named(shape, dtype, message):
 
 
 def test_a_gate_needs_whole_sums():
+    with pytest.raises(ValueError, match="whole sums"):
+        streamed_gated_product(*factors(8, 128, 256), config=few_rows.TuningConfig(64, 2, 2))
     with pytest.raises(ValueError, match="whole sums"):
         hopper_gated_product(*factors(128, 144, 256), config=TuningConfig(144, num_splits=2))
