@@ -14,13 +14,14 @@ from jaxtyping import Array, Float
 from pallas_kernels import few_rows
 from pallas_kernels.multiply import Multiply, hopper_multiply, multiply
 from pallas_kernels.online_softmax import TILE_M
-from pallas_kernels.tiled_product import MAX_STAGES, NUM_CORES, TuningConfig, run_tiles
+from pallas_kernels.tiled_product import MAX_STAGES, NUM_CORES, ROWS_RANGE, TuningConfig, run_tiles
 
 # Both results of a tile lie in a warpgroup's registers: 2 * 64 * 160 / 128 = 160 of a thread.
 TILE_OUT_RANGE = (64, 160)
 SMEM_BYTES = 226 * 1024  # a multiprocessor's, without what barriers take
 # What smaller tiles and fewer copies in flight cost; [128 to 512, 3584] by [2, 18944, 3584] on an
 # H200, docs/performance.md.
+LEAST_STREAMED = 5  # rows
 ENOUGH_TILE_OUT, ENOUGH_STAGES, FEW_STAGES_COST = 96, 4, 0.93
 
 
@@ -29,7 +30,9 @@ def choose_config(num_rows: int, num_out: int, num_in: int) -> TuningConfig | No
 
     The one that should keep most multiprocessors busy: the last round is the problem.
     """
-    if num_rows % TILE_M or num_in % 64 or num_out % 8 or num_out < TILE_OUT_RANGE[0]:
+    if not ROWS_RANGE[0] <= num_rows <= ROWS_RANGE[1] or num_rows % TILE_M:
+        return None
+    if num_in % 64 or num_out % 8 or num_out < TILE_OUT_RANGE[0]:
         return None
     consumers = 2 if num_rows % (2 * TILE_M) == 0 else 1
     rows = num_rows // (consumers * TILE_M)
@@ -76,7 +79,7 @@ def activate(terms: Float[Array, "terms T 2*out"], dtype: Any) -> Float[Array, "
 def hopper_gated(
     x: Float[Array, "T in"], matrix: Float[Array, "2 out in"]
 ) -> Float[Array, "T out"]:
-    """`gated_product`, of 16-bit types as one kernel: a few rows, or from 64 on."""
+    """`gated_product`, of 16-bit types as one kernel where that is faster."""
     if matrix.dtype.itemsize == 2:
         if streamed := choose_streamed(x.shape[0], *matrix.shape[1:]):
             return streamed_gated_product(x, matrix, config=streamed)
@@ -86,16 +89,13 @@ def hopper_gated(
 
 
 def choose_streamed(num_rows: int, num_out: int, num_in: int) -> few_rows.TuningConfig | None:
-    """A configuration for a few rows, or None: one row is a sum for each output.
+    """A configuration for a few rows, or None where XLA's product is as fast.
 
-    Three instances on a multiprocessor, which share the memory's speed: as many as there are tiles
-    of 64 columns of the 7B, so that no second round is left to a few.
+    By trial on an H200 (docs/performance.md).
     """
-    if not 1 < num_rows <= few_rows.MAX_ROWS or num_out % TILE_M or num_in % 64:
+    if not LEAST_STREAMED <= num_rows <= few_rows.MAX_ROWS or num_out % TILE_M or num_in % 128:
         return None
-    padded = -(-num_rows // few_rows.ROW_TILE) * few_rows.ROW_TILE
-    room = SMEM_BYTES // 3 - 2 * TILE_M * padded
-    return few_rows.TuningConfig(64, room // (2 * 64 * (2 * TILE_M + padded)), 1)
+    return few_rows.TuningConfig(128, 2 if num_rows <= few_rows.ROW_TILE else 3, 1)
 
 
 @partial(jax.jit, static_argnames=("config", "interpret"))

@@ -128,33 +128,36 @@ def _kernel(
     page, offset = pages_gmem[token], offsets_gmem[token]
     plgpu.barrier_wait(barrier)
 
-    # the last ones may be some that were done before
-    for first in (*range(0, num_heads - at_once, at_once), num_heads - at_once):
-        heads = pl.ds(first, at_once)
+    # a loop, since the code of all heads would take seconds to build
+    def turn(i: Array, carry: None) -> None:
+        # the last ones may be some that were done before
+        first_head = jnp.minimum(i * at_once, num_heads - at_once)
+        heads = pl.ds(first_head, at_once)
 
-        def read(i: int, heads: Any = heads) -> Array:
-            parts = [in_smem[i].at[term, heads] for term in range(in_smem[i].shape[0])]
+        def read(part: int) -> Array:
+            terms = [in_smem[part].at[term, heads] for term in range(in_smem[part].shape[0])]
             first, *others = (
-                plgpu.load(part, layout=layout).astype(jnp.float32)
-                for part in (*parts, bias_smem[i].at[heads])
+                plgpu.load(own, layout=layout).astype(jnp.float32)
+                for own in (*terms, bias_smem[part].at[heads])
             )
             for other in others:
                 first = first + other
             return first.astype(dtype).astype(jnp.float32)
 
-        head = plgpu.broadcasted_iota(jnp.int32, (at_once, half), 0, layout=layout) + first
+        head = plgpu.broadcasted_iota(jnp.int32, (at_once, half), 0, layout=layout) + first_head
         kind = lax.rem(head, jnp.int32(group + 2))
         is_query = kind < group
         c = jnp.where(kind > group, 1.0, cos)  # values are not rotated
         s = jnp.where(kind > group, 0.0, sin)
         scale = jnp.where(is_query, (2 * half) ** -0.5, 1.0)
         x, y = read(0), read(1)
-        for i, turned in enumerate((x * c - y * s, y * c + x * s)):
+        for part, turned in enumerate((x * c - y * s, y * c + x * s)):
             # a value is what it was, so that another's infinity does not make it NaN
-            mine = jnp.where(kind > group, (x, y)[i], turned * scale)
+            mine = jnp.where(kind > group, (x, y)[part], turned * scale)
             finite = jnp.abs(mine) < jnp.inf
-            out_smem[i].at[heads][...] = jnp.where(finite | is_query, mine, 0.0).astype(dtype)
+            out_smem[part].at[heads][...] = jnp.where(finite | is_query, mine, 0.0).astype(dtype)
 
+    lax.fori_loop(0, -(-num_heads // at_once), turn, None)
     plgpu.commit_smem()
     for kv_head in range(q_gmem.shape[1]):
         own = kv_head * (group + 2)

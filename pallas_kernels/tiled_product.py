@@ -26,8 +26,10 @@ RING_BYTES = 200_000
 MAX_STAGES = 6
 # Narrower tiles read `x` too often; wider ones do not fit the registers.
 TILE_OUT_RANGE = (96, 256)
-# A multiprocessor's rounds; from there on a product has enough tiles however it is cut.
 MAX_ROUNDS = 2
+# XLA's product is as fast for fewer rows, and for more, which have enough tiles however they are cut;
+# each kernel takes its part of a start's time.
+ROWS_RANGE = (128, 1024)
 MIN_BUSY = 0.8  # share of the multiprocessors
 # Registers of a thread of the fetching and of the computing warpgroups.
 REGISTERS = (40, 232)
@@ -59,6 +61,8 @@ def choose_config(num_rows: int, num_out: int, num_in: int) -> TuningConfig | No
     Measured on an H200 (docs/performance.md): [512, 3584] by [4608, 3584] 43.8 µs in 4 × 32 tiles,
     58.2 in twice as many with 4 terms, 55.0 by XLA.
     """
+    if not ROWS_RANGE[0] <= num_rows <= ROWS_RANGE[1]:
+        return None
     return next(configs(num_rows, num_out, num_in), None)
 
 

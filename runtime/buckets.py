@@ -109,8 +109,8 @@ class Buckets:
         most = self.max_tokens // BLOCK_Q
         if self.one_shape:
             return [most]
-        # prompts cost by the token: there are steps between the powers of two
-        halfway = [size * 3 // 2 for size in _growing(2, most, 2)]
+        # prompts cost by the token: from 4 on there are steps between the powers of two
+        halfway = [size * 3 // 2 for size in _growing(4, most, 2)]
         return sorted({*_growing(1, most, 2), *(size for size in halfway if size < most)})
 
     @property

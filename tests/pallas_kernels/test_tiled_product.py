@@ -46,11 +46,10 @@ def test_the_last_tile_overlaps_where_tiles_do_not_divide():
 @pytest.mark.parametrize(
     ("shape", "tile_out", "splits", "tiles"),
     [
-        ((64, 3584, 18944), 112, 4, 128),
         ((128, 3584, 18944), 112, 4, 128),
         ((384, 3584, 18944), 168, 2, 132),
         ((512, 4608, 3584), 144, 1, 128),
-        ((1536, 3584, 3584), 168, 1, 264),
+        ((1024, 4608, 3584), 144, 1, 256),
     ],
 )
 def test_the_chosen_configuration_lowers_for_a_gpu_without_one(shape, tile_out, splits, tiles):
@@ -67,7 +66,15 @@ def test_the_chosen_configuration_lowers_for_a_gpu_without_one(shape, tile_out, 
 
 
 @pytest.mark.parametrize(
-    "shape", [(63, 3584, 3584), (128, 3584, 100), (128, 3588, 3584), (128, 896, 4864)]
+    "shape",
+    [
+        (64, 3584, 3584),
+        (2048, 3584, 3584),
+        (130, 3584, 3584),
+        (128, 3584, 100),
+        (128, 3588, 3584),
+        (128, 896, 4864),
+    ],
 )
 def test_there_is_no_configuration_that_would_leave_many_without_work(shape):
     assert choose_config(*shape) is None
