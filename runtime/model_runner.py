@@ -22,7 +22,8 @@ from runtime.experiments.instrumented import Hidden, InstrumentedPrograms, Seen
 from runtime.experiments.probe import ProbedStep
 from runtime.experiments.pure_model import PureModel
 from runtime.page_copies import copy_pages
-from runtime.programs import compile_programs, take_apart
+from runtime.program_store import ProgramStore
+from runtime.programs import make_programs, take_apart
 from runtime.request import MAX_LOGPROBS
 from runtime.slots import SlotState, empty_slots
 from runtime.step_input import StepInput, StepShape
@@ -70,6 +71,7 @@ class ModelRunner:
         operations: Operations,
         num_threads: int,
         log: CompileLog,
+        store: ProgramStore | None = None,
     ):
         self.decoder, self.head = take_apart(model.decoder), take_apart(model.head)
         self.instrumented = InstrumentedPrograms(
@@ -87,7 +89,7 @@ class ModelRunner:
         self._open_masks = _open_masks(mesh, buckets, shape)
         self.num_pages = num_pages
         self.kv_dtype = kv_dtype
-        self.programs = compile_programs(
+        self.programs = make_programs(
             self.decoder,
             self.head,
             mesh=mesh,
@@ -98,6 +100,7 @@ class ModelRunner:
             operations=operations,
             num_threads=num_threads,
             log=log,
+            store=store,
         )
 
     def forward(self, step: StepInput) -> Hidden:

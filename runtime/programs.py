@@ -4,8 +4,8 @@ import os
 import re
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,6 +21,8 @@ from models.operations import Operations
 from models.qwen2 import AllReduce, whole
 from runtime.buckets import Bucket, Buckets, SampleBucket, SampleMode
 from runtime.compile_log import CompileLog
+from runtime.program_store import ProgramStore
+from runtime.recipes import Recipe, make_all
 from runtime.slots import SlotState
 from runtime.step import embed, forward, sample, set_extras
 from runtime.step_input import StepShape, extras_packing, forward_packing, sample_packing
@@ -41,7 +43,7 @@ type SetExtras = Callable[[SlotState, Any], SlotState]
 class Programs:
     """The compiled step: forward and sample by their shapes, and one each for the rest.
 
-    `seconds` and `num_cached` tell how long it took and how many came from the persistent cache.
+    `seconds` and `num_cached` tell how long it took and how many came from an earlier start.
     """
 
     forward: dict[Bucket, Forward]
@@ -98,7 +100,7 @@ def take_apart(module: nnx.Module) -> Part:
     return Part(graph, treedef, leaves, specs)
 
 
-def compile_programs(
+def make_programs(
     decoder: Part,
     head: Part,
     *,
@@ -110,8 +112,9 @@ def compile_programs(
     operations: Operations,
     num_threads: int,
     log: CompileLog,
+    store: ProgramStore | None = None,
 ) -> Programs:
-    """Lowers here, since tracing holds the interpreter, and compiles in threads, which does not."""
+    """All programs of a step, from the store or compiled."""
     start = time.monotonic()
     cached_before = log.num_cached
     jits = _Jits(decoder, head, mesh, shape, operations)
@@ -120,36 +123,33 @@ def compile_programs(
         decoder_dtype(decoder),
         sharding=NamedSharding(mesh, PartitionSpec()),
     )
-    with ThreadPoolExecutor(num_threads) as pool:
-        forwards = {
-            bucket: pool.submit(
-                jits.forward(bucket)
-                .lower(decoder.leaves, cache, state, _vector(forward_packing(bucket, shape).size))
-                .compile
-            )
-            # the largest takes longest
-            for bucket in reversed(buckets.all)
-        }
-        samples = {
-            bucket: pool.submit(
-                jits.sample(bucket)
-                .lower(head.leaves, state, hidden, *_sample_arguments(bucket, shape))
-                .compile
-            )
-            for bucket in buckets.samples
-        }
-        embedded = pool.submit(jits.embed().lower(head.leaves, hidden).compile)
-        extras = pool.submit(
-            jits.set_extras().lower(state, _vector(extras_packing(shape).size)).compile
+    recipes: dict[Any, Recipe] = {
+        bucket: Recipe(
+            f"forward_{bucket.name}",
+            partial(jits.forward, bucket),
+            (decoder.leaves, cache, state, _vector(forward_packing(bucket, shape).size)),
+            (cache, state, hidden),
         )
-        return Programs(
-            forward={bucket: forwards[bucket].result() for bucket in buckets.all},
-            sample={bucket: samples[bucket].result() for bucket in buckets.samples},
-            embed=embedded.result(),
-            set_extras=extras.result(),
-            seconds=time.monotonic() - start,
-            num_cached=log.num_cached - cached_before,
+        # the largest takes longest
+        for bucket in reversed(buckets.all)
+    }
+    for sampled in buckets.samples:
+        arguments = (head.leaves, state, hidden, *_sample_arguments(sampled, shape))
+        recipes[sampled] = Recipe(
+            sampled.name, partial(jits.sample, sampled), arguments, (state, hidden)
         )
+    recipes["embed"] = Recipe("embed", jits.embed, (head.leaves, hidden), hidden)
+    extras = (state, _vector(extras_packing(shape).size))
+    recipes["set_extras"] = Recipe("set_extras", jits.set_extras, extras, state)
+    made, num_stored = make_all(recipes, num_threads=num_threads, store=store)
+    return Programs(
+        forward={bucket: made[bucket] for bucket in buckets.all},
+        sample={bucket: made[bucket] for bucket in buckets.samples},
+        embed=made["embed"],
+        set_extras=made["set_extras"],
+        seconds=time.monotonic() - start,
+        num_cached=num_stored + log.num_cached - cached_before,
+    )
 
 
 class _Jits:

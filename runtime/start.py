@@ -9,13 +9,14 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from models.config import PAGE_SIZE, ModelConfig, model_config
 from models.gguf_file import GGUFFile
 from models.kv_cache import BLOCK_Q
 from models.load import load_model
 from models.mesh import make_mesh, tensor_parallel_size
-from models.operations import choose_operations
+from models.operations import Operations, choose_operations
 from runtime.buckets import Buckets
 from runtime.compile_log import CompileLog
 from runtime.config import RuntimeConfig
@@ -25,6 +26,7 @@ from runtime.memory_plan import check_room, forecast, kv_budget, plan_memory, ta
 from runtime.messages import EngineInfo
 from runtime.model_runner import ModelRunner
 from runtime.page_pool import PagePool
+from runtime.program_store import ProgramStore
 from runtime.scheduler import Scheduler
 from runtime.step_input import StepShape
 from runtime.step_plan import Limits
@@ -141,6 +143,7 @@ def start_engine(
         # for two GPUs XLA crashed when several threads compiled (docs/performance.md)
         num_threads=(os.cpu_count() or 1) if chosen.num_devices == 1 else 1,
         log=log,
+        store=_program_store(config, model_facts, mesh, operations, chosen),
     )
     programs = runner.programs
     check_room(mesh.devices.flat[0], programs.step_bytes)
@@ -187,6 +190,20 @@ def start_engine(
         sites=runner.instrumented.shapes,
         pure_model=runner.pure_model,
     )
+
+
+def _program_store(
+    config: RuntimeConfig,
+    model: ModelConfig,
+    mesh: Mesh,
+    operations: Operations,
+    chosen: _Choices,
+) -> ProgramStore | None:
+    """Where programs of earlier starts are."""
+    if config.compilation_cache_dir is None:
+        return None
+    folder = Path(config.compilation_cache_dir) / "programs"
+    return ProgramStore(folder, list(mesh.devices.flat), model, operations, chosen)
 
 
 def fastest_faithful_dtype() -> str:
