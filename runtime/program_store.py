@@ -38,7 +38,7 @@ SETTINGS = (
     "jax_numpy_dtype_promotion",
     "jax_threefry_partitionable",
 )
-# What reading an entry raises that was cut short, or written by another build.
+# What writing raises where it cannot be, and reading what was cut short or is another build's.
 BROKEN = (
     EOFError,
     OSError,
@@ -86,15 +86,15 @@ class ProgramStore:
 
     def save(self, name: str, arguments: tuple[Any, ...], program: Any) -> None:
         """Keeps a program; logs if the folder takes nothing."""
-        payload, _, _ = serialize_executable.serialize(program)
         path = self._path(name, arguments)
         try:
+            payload, _, _ = serialize_executable.serialize(program)
             self._folder.mkdir(parents=True, exist_ok=True)
             # whole or not at all: another start may be reading
             with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
                 file.write(zlib.compress(payload, COMPRESSION))
             Path(file.name).rename(path)
-        except OSError as error:
+        except BROKEN as error:
             logger.warning("%s is not kept for the next start: %s", name, error)
 
     def prune(self) -> None:
