@@ -32,35 +32,30 @@ def make_all[Key: Hashable](
     Lowers here, since tracing holds the interpreter, and compiles in threads, which does not.
     """
     made: dict[Key, Future[Any]] = {}
+    num_stored = 0
     with ThreadPoolExecutor(num_threads) as pool:
-        stored: dict[Key, Future[Any]] = {}
-        if store is not None:
-            for key, recipe in recipes.items():
-                stored[key] = pool.submit(store.load, recipe.name, recipe.arguments, recipe.result)
-        num_stored = 0
+        stored = {key: pool.submit(_read, recipe, store) for key, recipe in recipes.items()}
         for key, recipe in recipes.items():
-            if key in stored and stored[key].result() is not None:
+            if stored[key].result() is not None:
                 made[key] = stored[key]
                 num_stored += 1
             else:
                 lowered = recipe.jit().lower(*recipe.arguments)
-                made[key] = pool.submit(lowered.compile)
+                made[key] = pool.submit(_compile, lowered, recipe, store)
         programs = {key: future.result() for key, future in made.items()}
-    if store is not None and num_stored < len(recipes):
-        _keep(recipes, programs, store, stored)
+    if store is not None:
+        store.prune()
     return programs, num_stored
 
 
-def _keep[Key: Hashable](
-    recipes: Mapping[Key, Recipe],
-    programs: Mapping[Key, Any],
-    store: ProgramStore,
-    stored: Mapping[Key, Future[Any]],
-) -> None:
-    """Writes the new ones, behind the start's back; the process waits for it at its end."""
-    pool = ThreadPoolExecutor(1, thread_name_prefix="store-programs")
-    pool.submit(store.prune)
-    for key, recipe in recipes.items():
-        if stored[key].result() is None:
-            pool.submit(store.save, recipe.name, recipe.arguments, programs[key])
-    pool.shutdown(wait=False)
+def _read(recipe: Recipe, store: ProgramStore | None) -> Any:
+    if store is None:
+        return None
+    return store.load(recipe.name, recipe.arguments, recipe.result)
+
+
+def _compile(lowered: Any, recipe: Recipe, store: ProgramStore | None) -> Any:
+    program = lowered.compile()
+    if store is not None:  # while others are lowered: that is what a start waits for
+        store.save(recipe.name, recipe.arguments, program)
+    return program

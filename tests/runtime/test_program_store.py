@@ -120,14 +120,5 @@ def test_a_second_start_compiles_no_program_and_answers_the_same(tmp_path):
             answers.append(output.outputs[0].token_ids)
             info = llm.engine.info
             cached.append(info.num_programs_cached)
-        _wait_for_saving()
     assert answers[0] == answers[1]
     assert cached == [0, info.num_programs]
-
-
-def _wait_for_saving():
-    import threading
-
-    for thread in threading.enumerate():
-        if thread.name.startswith("store-programs"):
-            thread.join()
