@@ -8,6 +8,8 @@ from typing import Any, Self
 
 import jax
 
+from runtime.program_store import READ
+
 KINDS = {
     "/jax/core/compile/jaxpr_trace_duration": "trace",
     "/jax/core/compile/jaxpr_to_mlir_module_duration": "lower",
@@ -18,7 +20,7 @@ FOUND = "/jax/compilation_cache/cache_hits"
 
 @dataclass
 class Making:
-    """Seconds of one program; `cached`: compiling was reading it from the persistent cache."""
+    """Seconds of one program; `cached`: compiling was reading what an earlier start has left."""
 
     trace: float = 0.0
     lower: float = 0.0
@@ -60,7 +62,7 @@ class StartLog:
         )
 
     def _on_duration(self, event: str, duration_secs: float, **facts: Any) -> None:
-        kind = KINDS.get(event)
+        kind = "compile" if event == READ else KINDS.get(event)
         if kind is None:
             return
         name = str(facts.get("fun_name", "")).removeprefix("jit(").removesuffix(")")
@@ -69,7 +71,7 @@ class StartLog:
             setattr(making, kind, getattr(making, kind) + duration_secs)
             if kind == "compile":
                 # the hit was told before, in this thread
-                making.cached = getattr(self._thread, "found", False)
+                making.cached = event == READ or getattr(self._thread, "found", False)
                 self._thread.found = False
 
     def _on_event(self, event: str, **_: Any) -> None:

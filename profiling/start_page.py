@@ -56,7 +56,7 @@ def _about(times: StartTimes) -> str:
     return (
         f"{times.model} on {times.device}, {number(times.num_bytes, 2**20)} MiB: "
         f"{number(sum(times.stages.values()))} s; {times.num_programs} programs, "
-        f"{times.num_cached} of them from the compilation cache"
+        f"{times.num_cached} of them from an earlier start"
     )
 
 

@@ -27,6 +27,7 @@ import pallas_kernels
 import runtime
 
 PACKAGES = (models, pallas_kernels, runtime)
+READ = "/ggjax/program_store/read_duration"  # what jax.monitoring tells
 SUFFIX = ".program"
 KEPT_SECONDS = 30 * 86_400  # after its last use
 COMPRESSION = 1  # of zlib: a tenth of the size, in a tenth of a second
@@ -70,12 +71,13 @@ class ProgramStore:
             arguments: arrays, or their shapes.
             result: something with the structure of what it returns.
         """
+        begin = time.monotonic()
         path = self._path(name, arguments)
         trees = jax.tree.structure((arguments, {})), jax.tree.structure(result)
         try:
             payload = zlib.decompress(path.read_bytes())
             os.utime(path)
-            return serialize_executable.deserialize_and_load(
+            program = serialize_executable.deserialize_and_load(
                 payload, *trees, execution_devices=self._devices, backend=self._devices[0].client
             )
         except FileNotFoundError:
@@ -83,6 +85,8 @@ class ProgramStore:
         except BROKEN as error:
             logger.warning("%s is compiled again: %s: %s", name, path, error)
             return None
+        jax.monitoring.record_event_duration_secs(READ, time.monotonic() - begin, fun_name=name)
+        return program
 
     def save(self, name: str, arguments: tuple[Any, ...], program: Any) -> None:
         """Keeps a program; logs if the folder takes nothing."""

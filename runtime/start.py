@@ -9,15 +9,15 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
 from models.config import PAGE_SIZE, ModelConfig, model_config
 from models.gguf_file import GGUFFile
 from models.kv_cache import BLOCK_Q
 from models.load import load_model
 from models.mesh import make_mesh, tensor_parallel_size
-from models.operations import Operations, choose_operations
+from models.operations import choose_operations
 from runtime.buckets import Buckets
+from runtime.compilation_cache import not_kept_by_xla, program_store, use_compilation_cache
 from runtime.compile_log import CompileLog
 from runtime.config import RuntimeConfig
 from runtime.engine import Engine
@@ -26,7 +26,6 @@ from runtime.memory_plan import check_room, forecast, kv_budget, plan_memory, ta
 from runtime.messages import EngineInfo
 from runtime.model_runner import ModelRunner
 from runtime.page_pool import PagePool
-from runtime.program_store import ProgramStore
 from runtime.scheduler import Scheduler
 from runtime.step_input import StepShape
 from runtime.step_plan import Limits
@@ -132,19 +131,22 @@ def start_engine(
         vocab_size=model_facts.vocab_size,
     )
     report("compile", f"compiling for {', '.join(b.name for b in chosen.buckets.all)}", None)
-    runner = ModelRunner(
-        model,
-        mesh,
-        buckets=chosen.buckets,
-        shape=shape,
-        num_pages=memory.num_pages,
-        kv_dtype=chosen.kv_dtype,
-        operations=operations,
-        # for two GPUs XLA crashed when several threads compiled (docs/performance.md)
-        num_threads=(os.cpu_count() or 1) if chosen.num_devices == 1 else 1,
-        log=log,
-        store=_program_store(config, model_facts, mesh, operations, chosen),
-    )
+    with not_kept_by_xla():
+        runner = ModelRunner(
+            model,
+            mesh,
+            buckets=chosen.buckets,
+            shape=shape,
+            num_pages=memory.num_pages,
+            kv_dtype=chosen.kv_dtype,
+            operations=operations,
+            # for two GPUs XLA crashed when several threads compiled (docs/performance.md)
+            num_threads=(os.cpu_count() or 1) if chosen.num_devices == 1 else 1,
+            log=log,
+            store=program_store(
+                config.compilation_cache_dir, mesh.devices.flat, model_facts, operations, chosen
+            ),
+        )
     programs = runner.programs
     check_room(mesh.devices.flat[0], programs.step_bytes)
     info = EngineInfo(
@@ -192,20 +194,6 @@ def start_engine(
     )
 
 
-def _program_store(
-    config: RuntimeConfig,
-    model: ModelConfig,
-    mesh: Mesh,
-    operations: Operations,
-    chosen: _Choices,
-) -> ProgramStore | None:
-    """Where programs of earlier starts are."""
-    if config.compilation_cache_dir is None:
-        return None
-    folder = Path(config.compilation_cache_dir) / "programs"
-    return ProgramStore(folder, list(mesh.devices.flat), model, operations, chosen)
-
-
 def fastest_faithful_dtype() -> str:
     """bfloat16 where the machine multiplies it, else float32."""
     if jax.default_backend() != "cpu":
@@ -215,16 +203,6 @@ def fastest_faithful_dtype() -> str:
     except OSError:
         return "float32"
     return "bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
-
-
-def use_compilation_cache(directory: str | None) -> None:
-    """Keeps compiled programs between starts. XLA checks that an entry fits program and machine."""
-    if directory is None:
-        return
-    jax.config.update("jax_compilation_cache_dir", directory)
-    # by default only what took a second is kept; a start needs all of it
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _choose(config: RuntimeConfig, model: ModelConfig) -> _Choices:

@@ -142,7 +142,7 @@ def default_cache_dir() -> str:
     if told := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return told
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return os.path.join(home, "ggjax", "xla")
+    return os.path.join(home, "ggjax", "compiled")
 
 
 def tokens(text: str) -> int:

@@ -92,7 +92,7 @@ def test_flags_become_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None
     assert not config.enable_prefix_caching
     assert config.batch_invariant
     assert not runtime_config(make_parser().parse_args(["serve", "m.gguf"])).batch_invariant
-    assert config.compilation_cache_dir == "/caches/ggjax/xla"
+    assert config.compilation_cache_dir == "/caches/ggjax/compiled"
     assert args.api_key == ["a", "b"]
     assert [tokens(text) for text in ("8192", "8k", "8K", "1M")] == [8192, 8000, 8192, 2**20]
 
