@@ -1,4 +1,4 @@
-"""The folder that keeps what was compiled between starts: a step's programs, and XLA's own cache."""
+"""The folder that keeps what was compiled between starts: a step's programs, XLA's own cache."""
 
 import math
 from collections.abc import Iterable, Iterator
