@@ -8,7 +8,7 @@ import numpy as np
 
 from models.config import ModelConfig
 from profiling.scopes import SCOPES
-from runtime.programs import Part
+from runtime.part import Part
 from runtime.step_input import StepInput, StepShape, forward_packing
 
 # a part of a weight's path in the model -> the scope that reads it

@@ -17,11 +17,12 @@ from profiling.work import Sizes, Step, read_step, weight_bytes
 from runtime.buckets import Bucket
 from runtime.compile_log import CompileLog
 from runtime.config import RuntimeConfig
-from runtime.engine import Engine, Runner
+from runtime.engine import Engine
 from runtime.experiments.instrumented import Hidden
 from runtime.memory_plan import take_share
 from runtime.model_runner import ModelRunner, PendingStep, StepResult
 from runtime.request import SamplingParams
+from runtime.runner import Runner
 from runtime.start import DEFAULTS, start_engine
 from runtime.step_input import StepInput
 from runtime.step_plan import StepPlan

@@ -1,6 +1,7 @@
 """The few shapes that steps are padded to, so that nothing compiles while serving."""
 
 from bisect import bisect_left
+from collections.abc import Container
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
@@ -126,12 +127,23 @@ class Buckets:
         modes = [SampleMode.FULL] if self.one_shape else SampleMode
         return [SampleBucket(rows, mode) for mode in modes for rows in self._sampled_rows(mode)]
 
-    def for_step(self, num_rows: int, num_chunk_blocks: int) -> Bucket:
-        """The smallest shape that holds a step."""
+    def for_step(
+        self, num_rows: int, num_chunk_blocks: int, ready: Container[Bucket] | None = None
+    ) -> Bucket:
+        """The smallest shape that holds a step, among those that are `ready`; None: all are."""
         if not num_chunk_blocks:
-            return Bucket(_at_least(self.rows, num_rows), 0)
-        blocks = _at_least(self.blocks, -(-num_rows // BLOCK_Q) + num_chunk_blocks)
-        return Bucket(blocks * BLOCK_Q, blocks)
+            sizes = self.rows[bisect_left(self.rows, num_rows) :]
+            fitting = (Bucket(rows, 0) for rows in sizes)
+        else:
+            blocks = -(-num_rows // BLOCK_Q) + num_chunk_blocks
+            sizes = self.blocks[bisect_left(self.blocks, blocks) :]
+            fitting = (Bucket(blocks * BLOCK_Q, blocks) for blocks in sizes)
+        return next(bucket for bucket in fitting if ready is None or bucket in ready)
+
+    @property
+    def largest(self) -> list[Bucket]:
+        """One of each kind: in these every step can be made."""
+        return [Bucket(self.rows[-1], 0), Bucket(self.blocks[-1] * BLOCK_Q, self.blocks[-1])]
 
     def for_samples(self, num_samples: int, mode: SampleMode) -> SampleBucket:
         """The smallest shape that holds so many samples."""

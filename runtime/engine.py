@@ -1,14 +1,13 @@
 """The engine: takes requests, steps, gives tokens. Synchronous, one step ahead of the device."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import cast
 
 import jax
-import numpy as np
 
-from runtime.buckets import Buckets
+from runtime.buckets import Bucket, Buckets
 from runtime.engine_request import Pooling, Request
 from runtime.errors import RequestError, UnsupportedParameter
 from runtime.experiments.instrumented import Hidden
@@ -19,25 +18,14 @@ from runtime.guide import Guide, MakeGuide
 from runtime.kv_snapshot import KVSnapshot
 from runtime.masks import fill_masks
 from runtime.messages import EngineInfo, Stats
-from runtime.model_runner import PendingStep, StepResult
+from runtime.model_runner import PendingStep
 from runtime.request import SamplingParams, TokenOutput, answer_room
+from runtime.runner import Runner
 from runtime.scheduler import Scheduler
 from runtime.slots import MAX_BANNED
 from runtime.step_input import StepInput, StepShape, make_step_input
 from runtime.step_plan import StepPlan
 from runtime.structured_outputs import StructuredOutputs
-
-
-class Runner(Protocol):
-    """What the engine needs of a model: `runtime.model_runner.ModelRunner`, or a stand-in."""
-
-    def forward(self, step: StepInput) -> Hidden: ...
-
-    def sample(
-        self, step: StepInput, hidden: Hidden, masks: np.ndarray | None = None
-    ) -> PendingStep: ...
-
-    def read(self, plan: StepPlan, step: PendingStep) -> StepResult: ...
 
 
 @dataclass
@@ -88,6 +76,7 @@ class Engine:
         make_guide: MakeGuide | None = None,
         sites: Shapes,
         pure_model: PureModel,
+        ready: Container[Bucket] | None = None,
     ):
         """The engine, without requests.
 
@@ -96,6 +85,7 @@ class Engine:
             make_guide: for requests with structured outputs; None refuses them.
             sites: what a probe can name.
             pure_model: the weights as a function.
+            ready: shapes of steps that there are programs for, by and by; None: all.
         """
         self.sites = sites
         self.pure_model = pure_model
@@ -107,6 +97,7 @@ class Engine:
         self.buckets = buckets
         self.shape = shape
         self.begun: list[int] = []
+        self._ready = ready
         self._stop_ids = frozenset(stop_ids)
         self._make_guide = make_guide
         self._requests: dict[int, Request] = {}
@@ -257,7 +248,7 @@ class Engine:
         return self._make_guide(wanted)
 
     def _forward(self, plan: StepPlan) -> _Forwarded:
-        step = make_step_input(plan, self.buckets, self.shape, self.sites)
+        step = make_step_input(plan, self.buckets, self.shape, self.sites, self._ready)
         hidden = self.runner.forward(step)
         self.begun = [
             item.request.request_id for item in plan.admitted if not item.request.num_preemptions

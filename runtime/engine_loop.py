@@ -107,6 +107,7 @@ def run_engine(channel: Channel) -> int:
             report=lambda stage, text, fraction: channel.send(Progress(stage, text, fraction)),
             log=log,
             make_guide=guides.make,
+            at_once=False,
         )
     except (ValueError, OSError) as error:  # a model file that is broken is a ValueError too
         channel.send(Fatal(_one_line(error)))

@@ -22,8 +22,9 @@ from runtime.experiments.instrumented import Hidden, InstrumentedPrograms, Seen
 from runtime.experiments.probe import ProbedStep
 from runtime.experiments.pure_model import PureModel
 from runtime.page_copies import copy_pages
+from runtime.part import take_apart
 from runtime.program_store import ProgramStore
-from runtime.programs import make_programs, take_apart
+from runtime.programs import make_programs
 from runtime.request import MAX_LOGPROBS
 from runtime.slots import SlotState, empty_slots
 from runtime.step_input import StepInput, StepShape
@@ -72,6 +73,7 @@ class ModelRunner:
         num_threads: int,
         log: CompileLog,
         store: ProgramStore | None = None,
+        at_once: bool = True,
     ):
         self.decoder, self.head = take_apart(model.decoder), take_apart(model.head)
         self.instrumented = InstrumentedPrograms(
@@ -101,6 +103,7 @@ class ModelRunner:
             num_threads=num_threads,
             log=log,
             store=store,
+            at_once=at_once,
         )
 
     def forward(self, step: StepInput) -> Hidden:

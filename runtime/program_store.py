@@ -64,6 +64,10 @@ class ProgramStore:
         self._devices = devices
         self._facts = describe((_surroundings(devices), facts))
 
+    def has(self, name: str, arguments: tuple[Any, ...]) -> bool:
+        """Whether there is an entry, which may still turn out to be broken."""
+        return self._path(name, arguments).exists()
+
     def load(self, name: str, arguments: tuple[Any, ...], result: Any) -> Any:
         """The program, or None if it is not there or cannot be read.
 
@@ -83,7 +87,8 @@ class ProgramStore:
         except FileNotFoundError:
             return None
         except BROKEN as error:
-            logger.warning("%s is compiled again: %s: %s", name, path, error)
+            logger.warning("%s is broken and deleted: %s", path, error)
+            path.unlink(missing_ok=True)  # else every start would find it
             return None
         jax.monitoring.record_event_duration_secs(READ, time.monotonic() - begin, fun_name=name)
         return program

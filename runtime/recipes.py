@@ -1,6 +1,7 @@
 """How programs are made: read from an earlier start, or lowered here and compiled in threads."""
 
-from collections.abc import Callable, Hashable, Mapping
+import threading
+from collections.abc import Callable, Collection, Hashable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -24,18 +25,40 @@ class Recipe:
     result: Any
 
 
+@dataclass(frozen=True)
+class Made[Key: Hashable]:
+    """Programs, and how many of them the store had; recipes of those that are still to be read."""
+
+    programs: dict[Key, Any]
+    num_stored: int
+    later: dict[Key, Recipe]
+
+
 def make_all[Key: Hashable](
-    recipes: Mapping[Key, Recipe], *, num_threads: int, store: ProgramStore | None
-) -> tuple[dict[Key, Any], int]:
-    """The programs, and how many of them the store had. What it had not is written to it.
+    recipes: Mapping[Key, Recipe],
+    *,
+    num_threads: int,
+    store: ProgramStore | None,
+    may_wait: Collection[Key] = (),
+) -> Made[Key]:
+    """The programs, from the store or compiled; what it had not is written to it.
 
     Lowers here, since tracing holds the interpreter, and compiles in threads, which does not.
+
+    Args:
+        may_wait: those that are left for later if the store has them.
     """
+    later = {
+        key: recipe
+        for key, recipe in recipes.items()
+        if key in may_wait and store is not None and store.has(recipe.name, recipe.arguments)
+    }
+    now = {key: recipe for key, recipe in recipes.items() if key not in later}
     made: dict[Key, Future[Any]] = {}
     num_stored = 0
     with ThreadPoolExecutor(num_threads) as pool:
-        stored = {key: pool.submit(_read, recipe, store) for key, recipe in recipes.items()}
-        for key, recipe in recipes.items():
+        stored = {key: pool.submit(_read, recipe, store) for key, recipe in now.items()}
+        for key, recipe in now.items():
             if stored[key].result() is not None:
                 made[key] = stored[key]
                 num_stored += 1
@@ -45,7 +68,21 @@ def make_all[Key: Hashable](
         programs = {key: future.result() for key, future in made.items()}
     if store is not None:
         store.prune()
-    return programs, num_stored
+    return Made(programs, num_stored, later)
+
+
+def read_later[Key: Hashable](
+    made: Made[Key], store: ProgramStore, programs: dict[Key, Any]
+) -> None:
+    """Has a thread read what was left for later into `programs`, one after the other."""
+
+    def read() -> None:
+        for key, recipe in made.later.items():
+            program = _read(recipe, store)
+            if program is not None:
+                programs[key] = program
+
+    threading.Thread(target=read, name="read-programs", daemon=True).start()
 
 
 def _read(recipe: Recipe, store: ProgramStore | None) -> Any:

@@ -70,6 +70,7 @@ def start_engine(
     report: Report,
     log: CompileLog,
     make_guide: MakeGuide | None = None,
+    at_once: bool = True,
 ) -> Engine:
     """The engine, ready to serve: everything is compiled.
 
@@ -77,6 +78,8 @@ def start_engine(
         file: what `config.model` names, opened.
         stop_ids: tokens that end an answer.
         make_guide: for structured outputs; None refuses them.
+        at_once: all programs are there too. Else those that an earlier start has left are read
+            while the engine runs, and its first steps are padded to the largest shapes.
 
     Raises:
         ModelFileError: the file is broken or not supported.
@@ -146,6 +149,7 @@ def start_engine(
             store=program_store(
                 config.compilation_cache_dir, mesh.devices.flat, model_facts, operations, chosen
             ),
+            at_once=at_once,
         )
     programs = runner.programs
     check_room(mesh.devices.flat[0], programs.step_bytes)
@@ -191,6 +195,7 @@ def start_engine(
         make_guide=make_guide,
         sites=runner.instrumented.shapes,
         pure_model=runner.pure_model,
+        ready=programs.forward,
     )
 
 

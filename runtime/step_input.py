@@ -1,6 +1,6 @@
 """One step's inputs for the device: what the plan decided, padded to a bucket and packed."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -118,11 +118,20 @@ def extras_packing(shape: StepShape) -> Packing:
 
 
 def make_step_input(
-    plan: StepPlan, buckets: Buckets, shape: StepShape, sites: Shapes = NO_SITES
+    plan: StepPlan,
+    buckets: Buckets,
+    shape: StepShape,
+    sites: Shapes = NO_SITES,
+    ready: Container[Bucket] | None = None,
 ) -> StepInput:
-    """The plan as arrays; `sites`: shapes of what its probes change."""
+    """The plan as arrays.
+
+    Args:
+        sites: shapes of what its probes change.
+        ready: the shapes of steps that there are programs for; None: all.
+    """
     num_blocks = sum(-(-item.num_tokens // BLOCK_Q) for item in plan.chunks)
-    bucket = buckets.for_step(len(plan.rows), num_blocks)
+    bucket = buckets.for_step(len(plan.rows), num_blocks, ready)
     forward = _forward_vector(plan, bucket, shape)
     num_rows = len(plan.samples) + sum(len(item.reported) for item in plan.scored)
     sampler = None

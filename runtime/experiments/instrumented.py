@@ -19,10 +19,11 @@ from models.pattern_attention import make_pattern_attention
 from models.sites import HEAD_SITES, PATTERN, Recorder, full_name, site_axes, site_shapes
 from runtime.buckets import Bucket, SampleBucket
 from runtime.experiments.probe import Instrument, ProbedStep
-from runtime.programs import Part, all_reduce_of
+from runtime.part import Part
 from runtime.slots import SlotState
 from runtime.step import forward, sample
 from runtime.step_input import StepShape, forward_packing, sample_packing
+from runtime.step_jits import all_reduce_of
 
 EVERYWHERE = PartitionSpec()
 

@@ -17,7 +17,7 @@ from models.load import load_model
 from models.mesh import make_mesh
 from models.sites import Recorder, expand_sites, site_shapes
 from models.weights import PLAIN, Dense
-from runtime.programs import Part, take_apart
+from runtime.part import Part, take_apart
 
 # name -> weight, as `param_names` spells it
 type Params = dict[str, Array]

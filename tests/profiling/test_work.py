@@ -15,7 +15,7 @@ from profiling.scopes import ALL_SCOPES, SCOPES
 from profiling.start_log import Making
 from profiling.work import Step, Work, step_work, total_work, weight_bytes
 from profiling.workload import Measured, Workload, check_room
-from runtime.programs import Part
+from runtime.part import Part
 
 
 def test_a_recorded_step_has_the_sizes_that_were_asked_for(load):

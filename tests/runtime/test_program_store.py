@@ -2,9 +2,12 @@
 
 import logging
 import os
+import threading
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +15,14 @@ import numpy as np
 import pytest
 
 from benchmarks.make_gguf import write_gguf
+from models.gguf_file import open_gguf
 from runtime import program_store
-from runtime.llm import LLM
+from runtime.buckets import Bucket
+from runtime.compile_log import CompileLog
+from runtime.config import RuntimeConfig
 from runtime.program_store import ProgramStore, describe
 from runtime.request import SamplingParams
+from runtime.start import start_engine
 
 
 @pytest.fixture
@@ -71,7 +78,7 @@ def test_a_broken_entry_is_named_and_made_again(entry, tmp_path, change, caplog)
     path.write_bytes(change(path.read_bytes()))
     with caplog.at_level(logging.WARNING):
         assert store.load("double", arguments, result) is None
-    assert f"double is compiled again: {path}" in caplog.text
+    assert f"{path} is broken and deleted" in caplog.text and not path.exists()
 
 
 def test_a_folder_that_takes_nothing_costs_a_warning(tmp_path, caplog):
@@ -107,18 +114,92 @@ def test_descriptions_have_no_addresses():
     assert "benchmarks.make_gguf.write_gguf" in text and "tiny" in text
 
 
-def test_a_second_start_compiles_no_program_and_answers_the_same(tmp_path):
-    path = write_gguf(tmp_path / "tiny.gguf", size="tiny")
-    options = {"max_model_len": 256, "max_num_seqs": 2, "max_num_batched_tokens": 128}
-    greedy = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
-    answers, cached = [], []
-    for _ in range(2):
-        with LLM(
-            str(path), dtype="float32", compilation_cache_dir=str(tmp_path / "cache"), **options
-        ) as llm:
-            (output,) = llm.generate([[5, 6, 7]], greedy)
-            answers.append(output.outputs[0].token_ids)
-            info = llm.engine.info
-            cached.append(info.num_programs_cached)
-    assert answers[0] == answers[1]
-    assert cached == [0, info.num_programs]
+GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory):
+    """A model that has been started once, how it is started, and an answer."""
+    folder = tmp_path_factory.mktemp("started")
+    path = write_gguf(folder / "tiny.gguf", size="tiny")
+    config = RuntimeConfig(
+        str(path),
+        dtype="float32",
+        max_model_len=256,
+        max_num_seqs=4,
+        max_num_batched_tokens=128,
+        compilation_cache_dir=str(folder / "cache"),
+    )
+    engine = start(config)
+    assert engine.info.num_programs_cached == 0
+    return config, answer(engine)
+
+
+def start(config, *, at_once=True):
+    log = CompileLog()
+    with closing(log):
+        return start_engine(
+            config,
+            open_gguf(config.model),
+            [],
+            report=lambda *_: None,
+            log=log,
+            at_once=at_once,
+        )
+
+
+def answer(engine):
+    engine.add(1, [5, 6, 7], GREEDY)
+    tokens = []
+    while engine.has_work:
+        tokens += [output.token_id for output in engine.step()]
+    return tokens
+
+
+def test_a_second_start_compiles_nothing_and_answers_the_same(started):
+    config, wanted = started
+    engine = start(config)
+    assert engine.info.num_programs_cached == engine.info.num_programs
+    assert list(engine.runner.programs.forward) == engine.buckets.all
+    assert answer(engine) == wanted
+
+
+def test_a_start_that_does_not_wait_serves_in_the_largest_shapes(started, monkeypatch):
+    config, wanted = started
+    go_on = threading.Event()
+    load = ProgramStore.load
+
+    def load_when_told(store, name, *others):
+        if threading.current_thread().name == "read-programs":
+            assert go_on.wait(60)
+        return load(store, name, *others)
+
+    monkeypatch.setattr(ProgramStore, "load", load_when_told)
+    engine = start(config, at_once=False)
+    programs = engine.runner.programs
+    assert sorted(programs.forward) == sorted(engine.buckets.largest)
+    assert engine.info.num_programs_cached == engine.info.num_programs == programs.num_programs
+    assert answer(engine) == wanted
+    go_on.set()
+    wait_for_reading()
+    assert sorted(programs.forward) == sorted(engine.buckets.all)
+    assert answer(engine) == wanted
+
+
+def test_what_breaks_while_the_engine_runs_is_done_without(started, caplog):
+    config, wanted = started
+    (path,) = Path(config.compilation_cache_dir).glob("programs/forward_decode_2-*")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100])
+    engine = start(config, at_once=False)
+    wait_for_reading()
+    assert "forward_decode_2" in caplog.text and Bucket(2, 0) not in engine.runner.programs.forward
+    assert answer(engine) == wanted
+    path.write_bytes(whole)
+
+
+def wait_for_reading():
+    for thread in threading.enumerate():
+        if thread.name == "read-programs":
+            thread.join(60)
+            assert not thread.is_alive()

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from runtime.programs import compiler_options
+from runtime.step_jits import compiler_options
 
 
 def test_there_is_a_program_for_every_shape(served):

@@ -1,0 +1,50 @@
+"""A module of the model as a list of arrays, which programs take as arguments."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import PartitionSpec
+from jaxtyping import Array
+
+from models.mesh import partition
+
+
+@dataclass(frozen=True)
+class Part:
+    """A module taken apart once: what it is, its arrays, and where they are cut."""
+
+    graph: Any
+    treedef: Any
+    leaves: list[Array]
+    specs: list[PartitionSpec]
+
+    def rebuild(self, leaves: list[Array]) -> Any:
+        """The module around other arrays, inside a program."""
+        return nnx.merge(self.graph, jax.tree.unflatten(self.treedef, leaves))
+
+
+def take_apart(module: nnx.Module) -> Part:
+    """The module as a list of arrays: a call with modules costs tens of milliseconds."""
+    graph, state = nnx.split(module)
+    leaves, treedef = jax.tree.flatten(state)
+    variables = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, nnx.Variable))
+    specs = [partition(variable.get_metadata("axes")) for variable in variables]
+    return Part(graph, treedef, leaves, specs)
+
+
+def decoder_width(decoder: Part) -> int:
+    """D, of the module that was taken apart."""
+    return int(_embedding(decoder).shape[1])
+
+
+def decoder_dtype(decoder: Part) -> jnp.dtype:
+    """The dtype of activations."""
+    return jnp.dtype(_embedding(decoder).dtype)
+
+
+def _embedding(decoder: Part) -> Any:
+    state = jax.tree.unflatten(decoder.treedef, decoder.leaves)
+    return state["embedding"][...]

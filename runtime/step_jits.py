@@ -1,0 +1,129 @@
+"""The functions that a step's programs are compiled from, each for a shape."""
+
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array
+
+from models.kv_cache import KVCache
+from models.mesh import CACHE_AXES, TP, partition
+from models.operations import Operations
+from models.qwen2 import AllReduce, whole
+from runtime.buckets import Bucket, SampleBucket, SampleMode
+from runtime.part import Part
+from runtime.slots import SlotState
+from runtime.step import embed, forward, sample, set_extras
+from runtime.step_input import StepShape, extras_packing, forward_packing, sample_packing
+
+# With a pool that fills the device XLA believes it short of memory, and computes products again
+# instead of keeping their results: 51 of them in a step of one row, 0.4 ms. The plan leaves room.
+NOT_WANTED = "rematerialization"
+DISABLED = "xla_disable_hlo_passes"
+
+
+class StepJits:
+    """The programs before they have a shape."""
+
+    def __init__(
+        self, decoder: Part, head: Part, mesh: Mesh, shape: StepShape, operations: Operations
+    ):
+        self._decoder = decoder
+        self._head = head
+        self._mesh = mesh
+        self._shape = shape
+        self._operations = operations
+
+    def forward(self, bucket: Bucket) -> Any:
+        packing = forward_packing(bucket, self._shape)
+
+        def run(
+            leaves: list[Array], cache: KVCache, state: SlotState, vector: Array
+        ) -> tuple[KVCache, SlotState, Array]:
+            return forward(
+                self._decoder.rebuild(leaves),
+                cache,
+                state,
+                packing.unpack(vector),
+                operations=self._operations,
+                all_reduce=all_reduce_of(self._mesh),
+            )
+
+        cache = partition(CACHE_AXES)
+        return self._jit(
+            run,
+            f"forward_{bucket.name}",
+            (self._decoder.specs, cache, PartitionSpec(), PartitionSpec()),
+            (cache, PartitionSpec(), PartitionSpec()),
+            donate=(1, 2),
+        )
+
+    def sample(self, bucket: SampleBucket) -> Any:
+        packing = sample_packing(bucket.num_rows)
+        vocab_size = self._shape.vocab_size
+
+        def gather(logits: Array) -> Array:
+            # the vocabulary may be padded, so that it divides
+            return lax.all_gather(logits, TP, axis=1, tiled=True)[:, :vocab_size]
+
+        def run(
+            leaves: list[Array], state: SlotState, hidden: Array, vector: Array, *mask: Array
+        ) -> tuple[SlotState, Array]:
+            rows = packing.unpack(vector)["rows"]
+            head = self._head.rebuild(leaves)
+            return sample(head, state, hidden, rows, *mask, gather=gather, mode=bucket.mode)
+
+        masks = [PartitionSpec()] * (bucket.mode is SampleMode.FULL)
+
+        return self._jit(
+            run,
+            bucket.name,
+            (self._head.specs, PartitionSpec(), PartitionSpec(), PartitionSpec(), *masks),
+            (PartitionSpec(), PartitionSpec()),
+            donate=(1,),
+        )
+
+    def embed(self) -> Any:
+        def run(leaves: list[Array], hidden: Array) -> Array:
+            return embed(self._head.rebuild(leaves), hidden)
+
+        into = (self._head.specs, PartitionSpec())
+        return self._jit(run, "embed", into, PartitionSpec(), donate=())
+
+    def set_extras(self) -> Any:
+        packing = extras_packing(self._shape)
+
+        def run(state: SlotState, vector: Array) -> SlotState:
+            return set_extras(state, packing.unpack(vector))
+
+        everywhere = PartitionSpec()
+        return self._jit(run, "set_extras", (everywhere, everywhere), everywhere, donate=(0,))
+
+    def _jit(
+        self, run: Callable[..., Any], name: str, into: Any, out: Any, *, donate: tuple[int, ...]
+    ) -> Any:
+        """One shard_map around the whole program: the same code on any number of devices."""
+        mapped = jax.shard_map(run, mesh=self._mesh, in_specs=into, out_specs=out, check_vma=False)
+        mapped.__name__ = name
+        options = compiler_options(os.environ.get("XLA_FLAGS", ""))
+        return jax.jit(mapped, donate_argnums=donate, compiler_options=options)
+
+
+def compiler_options(xla_flags: str) -> dict[str, str]:
+    """Of every program. An option replaces what XLA_FLAGS say of it, so that is repeated."""
+    given = re.findall(rf"--{DISABLED}=(\S+)", xla_flags)
+    return {DISABLED: ",".join([NOT_WANTED, *given])}
+
+
+def all_reduce_of(mesh: Mesh) -> AllReduce:
+    """The sum over the devices of a mesh; nothing on one."""
+    return whole if mesh.shape[TP] == 1 else _sum_over_devices
+
+
+def _sum_over_devices(terms: Array) -> Array:
+    return lax.psum(terms.astype(jnp.float32).sum(axis=0, keepdims=True), TP)
