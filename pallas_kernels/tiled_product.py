@@ -29,7 +29,7 @@ TILE_OUT_RANGE = (96, 256)
 MAX_ROUNDS = 2
 # XLA's product is as fast for fewer rows, and for more, which have enough tiles however they are
 # cut; each kernel takes its part of a start's time.
-ROWS_RANGE = (128, 1024)
+ROWS_RANGE = (128, 512)
 MIN_BUSY = 0.8  # share of the multiprocessors
 # Registers of a thread of the fetching and of the computing warpgroups.
 REGISTERS = (40, 232)
