@@ -1,12 +1,14 @@
 """What spreading prompts over steps would give: `python -m benchmarks.step_simulation`.
 
-The scheduler is the real one, its device a formula: how long a step of a 7B takes on an H200, from
+The scheduler is the real one, its device a table: how long a step of a 7B takes on an H200, from
 the figures of docs/performance.md. Clients send their next request when the last has ended.
 """
 
 import argparse
 import statistics
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from models.config import PAGE_SIZE
 from runtime.buckets import Bucket, Buckets
@@ -20,15 +22,18 @@ NUM_SLOTS = 128
 MAX_TOKENS = 2048
 MAX_LENGTH = 8192
 
-# The 7B's layers: operations of a token's products, width of attention, bytes of a token's KV.
-TOKEN_FLOPS = 13.05e9
+# Seconds of a step by its rows, or by its tokens with prompts, of which a lone prompt's share
+# before the device begins is taken off; from docs/performance.md, between them a straight line.
+ROWS = (1, 8, 32, 64, 128)
+ROW_SECONDS = (3.78e-3, 4.0e-3, 4.2e-3, 4.5e-3, 5.15e-3)
+TOKENS = (64, 128, 256, 384, 512, 768, 1024, 1536, 2048)
+TOKEN_SECONDS = (5.3e-3, 5.9e-3, 7.1e-3, 9.2e-3, 11.5e-3, 16.6e-3, 22.3e-3, 33.5e-3, 45.0e-3)
+# The 7B's: width of attention, bytes of a token's KV; what is achieved, a second.
 ATTENTION_FLOPS = 28 * 4 * 3584
 KV_BYTES = 57_344
-# Achieved: products of many rows, attention of prompts, reading of KV; seconds.
-PRODUCT_FLOPS = 650e12
 PREFILL_FLOPS = 450e12
-KV_READ = 3.4e12
-WEIGHTS, ROW, HEAD, BLOCKS = 3.5e-3, 11e-6, 0.28e-3, 0.5e-3
+KV_READ = 3.5e12
+HEAD = 0.3e-3  # scores and choice for 128 rows
 
 # clients, requests, prompt tokens, output tokens
 LOADS = (
@@ -43,13 +48,16 @@ LOADS = (
 
 
 def step_seconds(bucket: Bucket, plan: StepPlan) -> float:
-    """Products, which wait for the weights or the multipliers, attention of rows and of chunks."""
-    products = WEIGHTS + ROW * bucket.num_tokens
+    """What was measured for the shape, and attention to what was there before."""
     if bucket.num_blocks:
-        products = BLOCKS + max(WEIGHTS, bucket.num_tokens * TOKEN_FLOPS / PRODUCT_FLOPS)
+        # what was measured had the scores of one row
+        seconds = float(np.interp(bucket.num_tokens, TOKENS, TOKEN_SECONDS))
+        seconds += HEAD * (len(plan.rows) + len(plan.chunks)) / NUM_SLOTS
+    else:
+        seconds = float(np.interp(bucket.num_tokens, ROWS, ROW_SECONDS))
     rows = sum(item.start for item in plan.rows) * KV_BYTES / KV_READ
-    pairs = sum(item.num_tokens * (item.start + item.num_tokens / 2) for item in plan.chunks)
-    return products + HEAD + rows + pairs * ATTENTION_FLOPS / PREFILL_FLOPS
+    pairs = sum(item.num_tokens * item.start for item in plan.chunks)
+    return seconds + rows + pairs * ATTENTION_FLOPS / PREFILL_FLOPS
 
 
 @dataclass

@@ -27,8 +27,8 @@ MAX_STAGES = 6
 # Narrower tiles read `x` too often; wider ones do not fit the registers.
 TILE_OUT_RANGE = (96, 256)
 MAX_ROUNDS = 2
-# Fewer rows XLA reads as fast. Of more there are enough tiles however they are cut: at 768 these are
-# a seventh faster, at 2,048 no longer, and each kernel takes half a second of every start.
+# Fewer rows XLA reads as fast. Of more there are enough tiles however they are cut: at 768 these
+# are a seventh faster, at 2,048 no longer, and each kernel takes half a second of every start.
 ROWS_RANGE = (128, 512)
 MIN_BUSY = 0.8  # share of the multiprocessors
 # Registers of a thread of the fetching and of the computing warpgroups.
