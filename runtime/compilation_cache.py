@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from runtime.program_store import ProgramStore
 
@@ -17,7 +18,10 @@ def use_compilation_cache(directory: str | None) -> None:
     """Has XLA keep what loading compiles, and what experiments do. It checks that entries fit."""
     if directory is None:
         return
-    jax.config.update("jax_compilation_cache_dir", str(Path(directory) / "xla"))
+    folder = str(Path(directory) / "xla")
+    if folder != jax.config.jax_compilation_cache_dir:
+        reset_cache()  # else what was compiled before in this process decides which folder it is
+    jax.config.update("jax_compilation_cache_dir", folder)
     # by default only what took a second is kept; a start needs all of it
     jax.config.update(LEAST_KEPT, 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -13,11 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from benchmarks.make_gguf import write_gguf
 from models.gguf_file import open_gguf
 from runtime import program_store
 from runtime.buckets import Bucket
+from runtime.compilation_cache import LEAST_KEPT, use_compilation_cache
 from runtime.compile_log import CompileLog
 from runtime.config import RuntimeConfig
 from runtime.program_store import ProgramStore, describe
@@ -118,7 +120,30 @@ GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
 
 
 @pytest.fixture(scope="module")
-def started(tmp_path_factory):
+def own_cache():
+    """What a start sets for its process does not outlast these tests."""
+    names = (
+        "jax_compilation_cache_dir",
+        LEAST_KEPT,
+        "jax_persistent_cache_min_entry_size_bytes",
+    )
+    before = {name: getattr(jax.config, name) for name in names}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    reset_cache()
+
+
+def test_the_folder_is_the_one_that_was_asked_for_last(own_cache, tmp_path):
+    for name in ("one", "two"):
+        use_compilation_cache(str(tmp_path / name))
+        jax.jit(lambda x: x * 3 + 1)(jnp.ones(7)).block_until_ready()
+        jax.clear_caches()
+        assert any((tmp_path / name / "xla").iterdir())
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory, own_cache):
     """A model that has been started once, how it is started, and an answer."""
     folder = tmp_path_factory.mktemp("started")
     path = write_gguf(folder / "tiny.gguf", size="tiny")
