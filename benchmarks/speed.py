@@ -12,8 +12,7 @@ import jax
 import numpy as np
 
 from models.gguf_file import open_gguf
-from runtime.compile_log import CompileLog
-from runtime.config import RuntimeConfig
+from runtime.config import RuntimeConfig, default_cache_dir
 from runtime.engine import Engine
 from runtime.request import SamplingParams
 from runtime.start import start_engine
@@ -90,10 +89,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--max-model-len", type=int, default=1024)
     parser.add_argument("--max-num-seqs", type=int, help="fewer programs to compile")
-    parser.add_argument("--compilation-cache-dir")
+    parser.add_argument("--compilation-cache-dir", default=default_cache_dir())
     options = parser.parse_args()
     file = open_gguf(options.model)
-    log = CompileLog()
     print(f"{jax.device_count()} × {jax.devices()[0].device_kind}")
     for dtype in options.dtypes:
         config = RuntimeConfig(
@@ -104,7 +102,7 @@ def main() -> None:
             enable_prefix_caching=False,
             compilation_cache_dir=options.compilation_cache_dir,
         )
-        engine = start_engine(config, file, [], report=print_report, log=log)
+        engine = start_engine(config, file, [], report=print_report)
         for length in options.prefill:
             seconds = prefill_seconds(engine, length, options.rounds)
             show(dtype, f"prefill {length}", seconds, length)

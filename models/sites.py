@@ -85,18 +85,24 @@ def site_axes(config: ModelConfig) -> dict[str, Axes]:
     }
 
 
-def expand_sites(patterns: Iterable[str], names: Collection[str]) -> list[str]:
-    """The sites that the patterns mean, in the order of `names`.
+def expand_sites(patterns: str | Iterable[str], names: Collection[str]) -> list[str]:
+    """The sites that a pattern or several mean, in the order of `names`.
 
     `*` stands for one part between dots (`layers.*.resid_post`) or a piece of it; layers count
     from the end when negative (`layers.-1.mlp.out`).
 
     Raises:
-        ValueError: a pattern means no site.
+        ValueError: a pattern means no site, or is no text.
     """
+    if isinstance(patterns, str):
+        patterns = [patterns]
+    if not isinstance(patterns, Iterable):
+        raise ValueError(f"sites are a text or a list of texts, got {patterns!r}")
     num_layers = len({name.split(".")[1] for name in names if name.startswith("layers.")})
     chosen: set[str] = set()
     for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise ValueError(f"a site is a text, got {pattern!r}")
         parts = pattern.split(".")
         if parts[0] == "layers" and len(parts) > 1 and parts[1].startswith("-"):
             if parts[1][1:].isdecimal():

@@ -76,7 +76,7 @@ class TensorReader:
         """The same as a weight for products; the first `num_out` axes are its outputs."""
         if not self._int8:
             values = self.matrix(names, shape, axes, join_axis=join_axis)
-            return Dense(values, axes, num_out=num_out, products=self._products)
+            return Dense(values, axes, products=self._products)
         raw, types = self._raw(names)
         values, scales, finite = _assemble_int8(
             raw,

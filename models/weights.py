@@ -31,10 +31,9 @@ PLAIN = Products()
 class Dense(nnx.Module):
     """A float matrix, [*out, *in]; products accumulate in float32."""
 
-    def __init__(self, values: Array, axes: Axes, *, num_out: int, products: Products = PLAIN):
-        """`axes`: logical name of each axis; `num_out`: how many of them are outputs."""
+    def __init__(self, values: Array, axes: Axes, *, products: Products = PLAIN):
+        """`axes`: logical name of each axis."""
         self.values = nnx.Param(values, axes=axes)
-        self.num_out = num_out
         self.products = products
 
     def product(self, x: Float[Array, "T in"], *, narrow: bool = False) -> Float[Array, "T out"]:
@@ -61,10 +60,9 @@ class Int8(nnx.Module):
     """
 
     def __init__(self, values: Array, scales: Array, axes: Axes, *, num_out: int):
-        """`values` int8 [*out, *in]; `scales` float32 [*out]."""
+        """`values` int8 [*out, *in], `num_out` axes and the rest; `scales` float32 [*out]."""
         self.values = nnx.Param(values, axes=axes)
         self.scales = nnx.Param(scales, axes=axes[:num_out])
-        self.num_out = num_out
 
     def terms(self, x: Float[Array, "T in"], *, narrow: bool = False) -> Float[Array, "1 T out"]:
         """The product, in the form of `Dense.terms`."""

@@ -18,9 +18,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float
 
-from pallas_kernels.online_softmax import product, swizzled
+from pallas_kernels.online_softmax import TILE_M, product, swizzled
 
-TILE_M = 64  # rows of the matrix in one instruction
 ROW_TILE = 8  # the right factor's least number of columns
 MAX_ROWS = 32
 MAX_TILES = 64

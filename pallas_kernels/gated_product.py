@@ -1,7 +1,7 @@
 """silu(x @ gate.T) * (x @ up.T) as one kernel on Hopper.
 
-XLA writes both products to memory and reads them again; at 128 rows that is a kernel more, at some
-thousand a tenth of the time. Here both stay in registers until they are one.
+XLA writes both products to memory and reads them again, in a kernel more. Here both stay in
+registers until they are one.
 """
 
 from functools import partial

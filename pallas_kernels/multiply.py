@@ -16,7 +16,6 @@ MANY_ROWS = 64
 # would leave multiprocessors without work.
 MAX_SPLIT_ROWS = 128
 TILE_OUT = 128
-NUM_CORES = 132
 
 
 class Multiply(Protocol):
@@ -61,10 +60,9 @@ def hopper_multiply(
 
     One row is a sum for each output, which XLA streams at the memory's speed ([4608, 3584]: 8.9 µs
     as sums, 16.0 as a product), faster still with 16-bit results; a few rows go to the kernel where
-    that is faster, and from 64 rows on to tiles that occupy every multiprocessor, if the matrix has
-    few outputs; the rest is XLA's product, up to 128 rows in terms, and of many rows in 16 bits if
-    it may: the float32 results of gate and up are 310 MB a layer at 2,048 tokens. Measured on an
-    H200, docs/performance.md.
+    that is faster, and some hundred to tiles that occupy every multiprocessor; the rest is XLA's
+    product, up to 128 rows in terms, and of many rows in 16 bits if it may: the float32 results of
+    gate and up are 310 MB a layer at 2,048 tokens. Measured on an H200, docs/performance.md.
     """
     num_rows, num_in = x.shape
     if matrix.dtype.itemsize != 2:
@@ -75,7 +73,7 @@ def hopper_multiply(
     config = choose_config(matrix.shape[0], num_in)
     if num_rows <= MAX_ROWS and config is not None:
         return few_rows_product(x, matrix, config=config)
-    if num_rows >= MANY_ROWS and (tiles := tiled_product.choose_config(num_rows, *matrix.shape)):
+    if tiles := tiled_product.choose_config(num_rows, *matrix.shape):
         return tiled_product.tiled_product(x, matrix, config=tiles)
     if (splits := num_splits(num_rows, *matrix.shape)) > 1:
         return split_product(x, matrix, splits)
@@ -101,7 +99,9 @@ def num_splits(num_rows: int, num_out: int, num_in: int) -> int:
         return 1
     tiles = -(-num_out // TILE_OUT)
     return max(
-        s for s in (1, 2, 4) if s == 1 or (tiles * s <= NUM_CORES and num_in % (64 * s) == 0)
+        s
+        for s in (1, 2, 4)
+        if s == 1 or (tiles * s <= tiled_product.NUM_CORES and num_in % (64 * s) == 0)
     )
 
 

@@ -15,7 +15,6 @@ from models.gguf_file import open_gguf
 from models.kv_cache import BLOCK_Q
 from profiling.work import Sizes, Step, read_step, weight_bytes
 from runtime.buckets import Bucket
-from runtime.compile_log import CompileLog
 from runtime.config import RuntimeConfig
 from runtime.engine import Engine
 from runtime.experiments.instrumented import Hidden
@@ -113,13 +112,11 @@ class Workload:
             enable_prefix_caching=False,
             **options,
         )
-        self.log = CompileLog()
         self.engine: Engine = start_engine(
             config,
             file,
             [],
             report=lambda stage, text, fraction: report(stage, text),
-            log=self.log,
         )
         self.runner = cast(ModelRunner, self.engine.runner)
         self._recorder = Recorder(self.runner)

@@ -8,9 +8,8 @@ from typing import Any, Self
 
 from runtime.engine_thread import EngineThread
 from runtime.errors import EngineDied, RequestError
-from runtime.experiments.interventions import Intervention
 from runtime.llm import LLM
-from runtime.llm_prompts import Job, Messages, Prompt
+from runtime.llm_prompts import Interventions, Job, Messages, Prompt
 from runtime.llm_started import Started
 from runtime.outputs import RequestOutput
 from runtime.request import SamplingParams, TokenOutput
@@ -59,8 +58,8 @@ class AsyncLLM:
         sampling_params: SamplingParams | None = None,
         request_id: str | None = None,
         *,
-        capture: Sequence[str] = (),
-        interventions: Sequence[Intervention] = (),
+        capture: str | Sequence[str] = (),
+        interventions: Interventions = (),
     ) -> AsyncIterator[RequestOutput]:
         """The answer as it grows; the last one is `finished`. Leaving the loop ends the request.
 
@@ -73,7 +72,7 @@ class AsyncLLM:
             RequestError: it cannot be served, or a request of this id runs already.
             EngineDied: the device failed.
         """
-        job = self._llm.jobs.one(prompt, sampling_params, tuple(interventions))
+        job = self._llm.jobs.one(prompt, sampling_params, interventions)
         started, events = await self._start(replace(job, request_id=request_id), capture)
         try:
             if started.name in self._running:
@@ -128,7 +127,7 @@ class AsyncLLM:
         await asyncio.wrap_future(self._thread.call(abort))
 
     async def _start(
-        self, job: Job, capture: Sequence[str]
+        self, job: Job, capture: str | Sequence[str]
     ) -> tuple[Started, asyncio.Queue[TokenOutput | EngineDied]]:
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[TokenOutput | EngineDied] = asyncio.Queue()

@@ -1,11 +1,20 @@
 """The operator's choices: one frozen value, checked when made."""
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 
 from models.config import PAGE_SIZE
 
 DTYPES = ("auto", "float32", "bfloat16", "int8")
 KV_CACHE_DTYPES = ("auto", "float32", "bfloat16")
+
+
+def default_cache_dir() -> str:
+    """Where JAX is told to keep programs, or where XDG says that caches go."""
+    if told := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return told
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.join(home, "ggjax", "compiled")
 
 
 @dataclass(frozen=True)
@@ -24,7 +33,7 @@ class RuntimeConfig:
         block_size: tokens of a page.
         batch_invariant: a request is answered with the same bits whatever else runs.
         seed: what the seeds of requests that bring none follow from; None: from nothing.
-        compilation_cache_dir: where compiled programs are kept between starts.
+        compilation_cache_dir: where compiled programs are kept between starts; None: nowhere.
 
     Raises:
         ValueError: a value is out of range, with the reason.
@@ -42,7 +51,7 @@ class RuntimeConfig:
     seed: int | None = None
     enable_prefix_caching: bool = True
     batch_invariant: bool = False
-    compilation_cache_dir: str | None = None
+    compilation_cache_dir: str | None = field(default_factory=default_cache_dir)
 
     def __post_init__(self) -> None:
         if self.block_size != PAGE_SIZE:

@@ -105,7 +105,6 @@ def run_engine(channel: Channel) -> int:
             file,
             first.stop_ids,
             report=lambda stage, text, fraction: channel.send(Progress(stage, text, fraction)),
-            log=log,
             make_guide=guides.make,
             at_once=False,
         )

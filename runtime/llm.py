@@ -7,7 +7,6 @@ from typing import Any, Self
 
 from models import demo
 from models.gguf_file import open_gguf
-from runtime.compile_log import CompileLog
 from runtime.config import RuntimeConfig
 from runtime.embedding import embed
 from runtime.engine import Engine
@@ -18,9 +17,17 @@ from runtime.experiments.scoring import Score, score
 from runtime.guidance import GuideMaker
 from runtime.kv_snapshot import KVSnapshot
 from runtime.llm_answers import Answers
-from runtime.llm_contexts import answer_context, prompt_context
+from runtime.llm_contexts import answer_context, branches, extended, prompt_context
 from runtime.llm_jobs import JobMaker
-from runtime.llm_prompts import Interventions, Messages, Names, Params, Prompt
+from runtime.llm_prompts import (
+    Interventions,
+    Messages,
+    Names,
+    Params,
+    Prompt,
+    listed_continuations,
+    token_ids,
+)
 from runtime.outputs import EmbeddingOutput, RequestOutput
 from runtime.request import SamplingParams
 from runtime.start import start_engine
@@ -46,7 +53,8 @@ class LLM:
 
     Raises:
         ModelFileError: the file is broken or not supported.
-        ValueError: an option is out of range or does not fit the model.
+        ValueError: an option is out of range or does not fit the model, a processor or a sampler is
+            no function.
     """
 
     def __init__(
@@ -61,29 +69,29 @@ class LLM:
     ):
         path = demo.PATH if model == demo.NAME else model
         config = RuntimeConfig(model=str(path), **options)
+        processors = {name: make_processor(f) for name, f in (logits_processors or {}).items()}
+        own_samplers = {name: make_sampler(f) for name, f in (samplers or {}).items()}
         file = open_gguf(config.model)
         self._tokenizer = tokenizer = build_tokenizer(file.metadata)
         own_template = file.metadata.get("tokenizer.chat_template")
         source = chat_template or (own_template if isinstance(own_template, str) else None)
         with ExitStack() as opened:  # what is open is closed again if the start fails
-            self._compile_log = opened.enter_context(closing(CompileLog()))
             self.engine: Engine = start_engine(
                 config,
                 file,
                 sorted(self._tokenizer.stop_ids),
                 report=lambda stage, text, fraction: report(text),
-                log=self._compile_log,
                 make_guide=GuideMaker(lambda: tokenizer).make,
             )
-            self._worker = opened.enter_context(closing(TemplateWorker()))
-            opened.pop_all()
-        self.jobs = JobMaker(tokenizer, ChatTemplate(source, tokenizer, self._worker))
+            worker = opened.enter_context(closing(TemplateWorker()))
+            self._opened = opened.pop_all()
+        self.jobs = JobMaker(tokenizer, ChatTemplate(source, tokenizer, worker))
         self.answers = Answers(
             self.engine,
             self._tokenizer,
             seed=config.seed,
-            processors={name: make_processor(f) for name, f in (logits_processors or {}).items()},
-            samplers={name: make_sampler(f) for name, f in (samplers or {}).items()},
+            processors=processors,
+            samplers=own_samplers,
         )
 
     def __enter__(self) -> Self:
@@ -93,10 +101,10 @@ class LLM:
         self.close()
 
     def close(self) -> None:
-        """Frees the device's memory and ends the template process."""
-        self._worker.close()
-        self._compile_log.close()
-        del self.engine, self.answers
+        """Frees the device's memory and ends the template process; once more, it does nothing."""
+        self._opened.close()
+        for name in ("engine", "answers"):
+            vars(self).pop(name, None)
 
     @property
     def info(self) -> Any:
@@ -132,7 +140,7 @@ class LLM:
         sampling_params: Params = None,
         *,
         use_tqdm: bool = True,
-        capture: Sequence[str] = (),
+        capture: str | Sequence[str] = (),
         interventions: Interventions = (),
         keep_kv: bool = False,
         logits_processors: Names = (),
@@ -145,7 +153,7 @@ class LLM:
                 or a list of these.
             sampling_params: one for all or one each.
             use_tqdm: show a progress bar where there is a terminal (vLLM's name for it).
-            capture: sites whose values to return, as `layers.*.resid_post`.
+            capture: sites whose values to return, one or a list, as `layers.*.resid_post`.
             interventions: changes to values inside the model, for all or a list for each prompt.
             keep_kv: keep each answer's context, as its `snapshot`.
             logits_processors: names of registered ones, for all or a list for each prompt; they
@@ -174,7 +182,7 @@ class LLM:
         continue_final_message: bool = False,
         tools: Sequence[dict[str, Any]] | None = None,
         use_tqdm: bool = True,
-        capture: Sequence[str] = (),
+        capture: str | Sequence[str] = (),
         interventions: Interventions = (),
     ) -> list[RequestOutput]:
         """Answers to conversations in OpenAI's form, one or a list of them; see `generate`."""
@@ -249,10 +257,12 @@ class LLM:
             RequestError: the prompt or a continuation is empty, or both together are longer than
                 the model's limit, of which a token is left for an answer.
         """
-        prompt_ids = self.tokenize(prompt) if isinstance(prompt, str) else prompt
+        prompt_ids = (
+            self.tokenize(prompt) if isinstance(prompt, str) else token_ids(prompt, param="prompt")
+        )
         listed = [
             self._tokenizer.encode(item, parse_special=True) if isinstance(item, str) else item
-            for item in continuations
+            for item in listed_continuations(continuations)
         ]
         return score(self.answers, prompt_ids, listed, max_length=self.info.max_model_len)
 
@@ -268,14 +278,17 @@ class LLM:
         """
         if isinstance(request, RequestOutput):
             return answer_context(request)
-        (job,) = self.jobs.of_prompts(request, SamplingParams(temperature=0, max_tokens=1))
+        job = self.jobs.one(request, SamplingParams(temperature=0, max_tokens=1))
         return prompt_context(self.answers, job)
 
     def fork(self, snapshot: KVSnapshot, n: int) -> list[KVSnapshot]:
         """`n` snapshots of the same pages: references, nothing is copied."""
-        return [snapshot.copy() for _ in range(n)]
+        return branches(snapshot, n)
 
     def restore(self, snapshot: KVSnapshot, more: str | Sequence[int] = ()) -> KVSnapshot:
         """The context with a text or tokens behind it: a prompt that computes only these."""
-        ids = self._tokenizer.encode(more, parse_special=True) if isinstance(more, str) else more
-        return snapshot.copy(more=ids)
+        if isinstance(more, str):
+            ids = self._tokenizer.encode(more, parse_special=True)
+        else:
+            ids = token_ids(more, param="more")
+        return extended(snapshot, ids)

@@ -51,7 +51,7 @@ class Answers:
         self._aborted: deque[int] = deque()
 
     def run(
-        self, jobs: Sequence[Job], *, capture: Sequence[str] = (), show_progress: bool = False
+        self, jobs: Sequence[Job], *, capture: str | Sequence[str] = (), show_progress: bool = False
     ) -> list[RequestOutput]:
         """The results of all jobs, in their order.
 
@@ -106,7 +106,7 @@ class Answers:
             self._end(ids)
         return [output for output in outputs.values() if output is not None]
 
-    def start(self, jobs: Sequence[Job], *, capture: Sequence[str] = ()) -> list[Started]:
+    def start(self, jobs: Sequence[Job], *, capture: str | Sequence[str] = ()) -> list[Started]:
         """Submits all jobs, or none.
 
         Raises:
@@ -153,7 +153,7 @@ class Answers:
         return outputs
 
     @contextmanager
-    def _follow(self, jobs: Sequence[Job], capture: Sequence[str]) -> Iterator[list[Started]]:
+    def _follow(self, jobs: Sequence[Job], capture: str | Sequence[str]) -> Iterator[list[Started]]:
         """Starts jobs and lets `step` feed their answers; ends what still runs when it is left."""
         started: list[Started] = []
         try:
@@ -177,7 +177,9 @@ class Answers:
         while not self._answers and self._engine.has_work:
             self._engine.step()  # what is in flight is for nobody
 
-    def _probes(self, jobs: Sequence[Job], capture: Sequence[str]) -> list[list[Probe | None]]:
+    def _probes(
+        self, jobs: Sequence[Job], capture: str | Sequence[str]
+    ) -> list[list[Probe | None]]:
         """One for each choice of each job; none where nothing is looked at."""
         shapes = self._engine.sites
         try:

@@ -1,5 +1,6 @@
 """Snapshots for the callers of the Python face: of a prompt's context, and of an answer's."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from runtime.errors import RequestError
@@ -19,6 +20,35 @@ def prompt_context(answers: Answers, job: Job) -> KVSnapshot:
     kept = output.outputs[0].snapshot
     assert kept is not None
     return kept.copy(upto=len(output.prompt_token_ids))
+
+
+def branches(snapshot: KVSnapshot, n: int) -> list[KVSnapshot]:
+    """`n` snapshots of the same pages.
+
+    Raises:
+        RequestError: the first is no snapshot, or `n` no number.
+    """
+    if not isinstance(n, int) or isinstance(n, bool) or n < 0:
+        raise RequestError(f"n is how many snapshots to make, got {n!r}", param="n")
+    return [_snapshot(snapshot).copy() for _ in range(n)]
+
+
+def extended(snapshot: KVSnapshot, token_ids: Sequence[int]) -> KVSnapshot:
+    """The snapshot with tokens behind its context.
+
+    Raises:
+        RequestError: it is no snapshot.
+    """
+    return _snapshot(snapshot).copy(more=token_ids)
+
+
+def _snapshot(value: object) -> KVSnapshot:
+    if not isinstance(value, KVSnapshot):
+        raise RequestError(
+            f"a snapshot is wanted, got {value!r}: LLM.snapshot makes one of a prompt or an answer",
+            param="snapshot",
+        )
+    return value
 
 
 def answer_context(output: RequestOutput) -> KVSnapshot:

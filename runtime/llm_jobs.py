@@ -18,6 +18,7 @@ from runtime.llm_prompts import (
     listed_prompts,
     lists_each,
     one_each,
+    single_prompt,
 )
 from runtime.request import SamplingParams
 from runtime.text.chat_template import ChatTemplate
@@ -45,15 +46,23 @@ class JobMaker:
         self,
         prompt: Prompt | Messages,
         params: SamplingParams | None = None,
-        interventions: tuple[Intervention, ...] = (),
+        interventions: Interventions = (),
     ) -> Job:
         """The job of one prompt or chat."""
-        params = params or SamplingParams()
+        (changes,) = _changes(interventions, 1)
+        return self._one(prompt, params or SamplingParams(), changes)
+
+    def _one(
+        self,
+        prompt: Prompt | Messages,
+        params: SamplingParams,
+        changes: tuple[Intervention, ...],
+    ) -> Job:
         if is_chat(prompt):
             chat = self._template.render_chat(cast(Messages, prompt))
-            return Job(chat.text, chat.ids, params, starts_text=True, interventions=interventions)
-        (plain,) = listed_prompts(cast(Prompt, prompt))
-        job = Job(None, [], params, interventions=interventions)
+            return Job(chat.text, chat.ids, params, starts_text=True, interventions=changes)
+        plain = single_prompt(prompt)
+        job = Job(None, [], params, interventions=changes)
         if isinstance(plain, KVSnapshot):
             return replace(job, ids=list(plain.token_ids), origin=plain.copy())
         if isinstance(plain, str):
@@ -73,13 +82,13 @@ class JobMaker:
         """A job for each prompt; `keeps` and `sampler` are for all of them."""
         listed = listed_prompts(prompts)
         params = one_each(sampling_params, len(listed))
-        changes = lists_each(interventions, INTERVENTIONS, len(listed), param="interventions")
+        changes = _changes(interventions, len(listed))
         names: list[tuple[str, ...]] = lists_each(
             logits_processors, (str,), len(listed), param="logits_processors"
         )
         return [
             replace(
-                self.one(prompt, own, items),
+                self._one(prompt, own, items),
                 keeps=keeps,
                 logits_processors=processors,
                 sampler=sampler,
@@ -100,8 +109,12 @@ class JobMaker:
             self._template.render_chat(chat, **rendering) for chat in listed_chats(messages)
         ]
         params = one_each(sampling_params, len(rendered))
-        changes = lists_each(interventions, INTERVENTIONS, len(rendered), param="interventions")
+        changes = _changes(interventions, len(rendered))
         return [
             Job(chat.text, chat.ids, own, starts_text=True, interventions=items)
             for chat, own, items in zip(rendered, params, changes, strict=True)
         ]
+
+
+def _changes(interventions: Interventions, count: int) -> list[tuple[Intervention, ...]]:
+    return lists_each(interventions, INTERVENTIONS, count, param="interventions")

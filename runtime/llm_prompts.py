@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, TypedDict, cast
 
 from runtime.errors import RequestError
@@ -25,9 +26,9 @@ class TokensPrompt(TypedDict):
 type Prompt = str | list[int] | TextPrompt | TokensPrompt | KVSnapshot
 type Messages = list[dict[str, Any]]
 type Params = SamplingParams | Sequence[SamplingParams] | None
-# for every prompt, or a list for each
-type Interventions = Sequence[Intervention] | Sequence[Sequence[Intervention]]
-type Names = Sequence[str] | Sequence[Sequence[str]]
+# for every prompt, one or a list; or a list for each
+type Interventions = Intervention | Sequence[Intervention] | Sequence[Sequence[Intervention]]
+type Names = str | Sequence[str] | Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -63,31 +64,77 @@ def listed_prompts(prompts: Prompt | Sequence[Prompt]) -> list[str | list[int] |
     """One prompt or several, as texts, token ids and snapshots.
 
     Raises:
-        RequestError: a dictionary holds neither `prompt` nor `prompt_token_ids`.
+        RequestError: something is no prompt; a dictionary holds neither `prompt` nor
+            `prompt_token_ids`.
     """
     if isinstance(prompts, str | dict | KVSnapshot):
-        return [_plain(cast(Prompt, prompts))]
-    listed = cast(Sequence[Any], prompts)
-    if listed and isinstance(listed[0], int):
-        return [list(listed)]
-    return [_plain(prompt) for prompt in listed]
+        return [single_prompt(prompts)]
+    listed = _listed(prompts, "prompts")
+    if any(isinstance(item, Integral) for item in listed):
+        return [single_prompt(listed)]
+    return [single_prompt(prompt) for prompt in listed]
 
 
-def _plain(prompt: Prompt) -> str | list[int] | KVSnapshot:
+def single_prompt(prompt: object) -> str | list[int] | KVSnapshot:
+    """A prompt as a text, token ids or a snapshot.
+
+    Raises:
+        RequestError: it is none.
+    """
     if isinstance(prompt, str | KVSnapshot):
         return prompt
     if not isinstance(prompt, dict):
-        return list(prompt)
-    fields: dict[str, Any] = dict(prompt)
+        return token_ids(prompt, param="prompts")
+    fields: dict[str, Any] = prompt
     if fields.keys() == {"prompt"} and isinstance(fields["prompt"], str):
         return fields["prompt"]
     if fields.keys() == {"prompt_token_ids"}:
-        return list(fields["prompt_token_ids"])
+        return token_ids(fields["prompt_token_ids"], param="prompts")
     raise RequestError(
         "a prompt's dictionary holds either 'prompt' or 'prompt_token_ids', "
         f"got {', '.join(map(repr, fields)) or 'nothing'}",
         param="prompts",
     )
+
+
+def token_ids(value: object, *, param: str) -> list[int]:
+    """A list, or array, of token ids.
+
+    Raises:
+        RequestError: it is none.
+    """
+    ids = _listed(value, param)
+    if odd := [item for item in ids if not isinstance(item, Integral)]:
+        raise _no_prompt(odd[0], param)
+    return [int(item) for item in ids]
+
+
+def _listed(value: Any, param: str) -> list[Any]:
+    """The items of a list, a tuple or an array."""
+    if not isinstance(value, Sequence) and not getattr(value, "shape", ()):
+        raise _no_prompt(value, param)
+    return list(value)
+
+
+def _no_prompt(value: object, param: str) -> RequestError:
+    return RequestError(f"{param} are texts or lists of token ids, got {value!r}", param=param)
+
+
+def listed_continuations(continuations: object) -> list[str | list[int]]:
+    """What may follow a prompt, as texts and token ids.
+
+    Raises:
+        RequestError: it is no list, but for instance one text, of which each letter would be one.
+    """
+    if isinstance(continuations, str) or not isinstance(continuations, Sequence):
+        raise RequestError(
+            f"continuations is a list of texts or of lists of ids, got {continuations!r}",
+            param="continuations",
+        )
+    return [
+        item if isinstance(item, str) else token_ids(item, param="continuations")
+        for item in continuations
+    ]
 
 
 def listed_chats(messages: Messages | Sequence[Messages]) -> list[Messages]:
@@ -120,7 +167,11 @@ def one_each(params: Params, count: int) -> list[SamplingParams]:
 
 
 def lists_each[T](
-    items: Sequence[T] | Sequence[Sequence[T]], kinds: tuple[type, ...], count: int, *, param: str
+    items: T | Sequence[T] | Sequence[Sequence[T]],
+    kinds: tuple[type[T], ...],
+    count: int,
+    *,
+    param: str,
 ) -> list[tuple[T, ...]]:
     """A list for each prompt: one that is for all of them, or as many as there are prompts.
 
@@ -128,10 +179,17 @@ def lists_each[T](
         kinds: what an item is; everything else is a list.
 
     Raises:
-        RequestError: there are more or fewer lists than prompts.
+        RequestError: there are more or fewer lists than prompts, or this is neither.
     """
+    if isinstance(items, kinds):
+        return [(items,)] * count
+    if not isinstance(items, Sequence):
+        raise RequestError(f"{param} is a list, got {items!r}", param=param)
     if all(isinstance(item, kinds) for item in items):
         return [tuple(cast(Sequence[T], items))] * count
     if len(items) != count:
         raise RequestError(f"{len(items)} lists of {param} for {count} prompts", param=param)
-    return [tuple(own) for own in cast(Sequence[Sequence[T]], items)]
+    lists = [[own] if isinstance(own, kinds) else own for own in items]
+    if odd := [own for own in lists if not isinstance(own, Sequence)]:
+        raise RequestError(f"{param} of a prompt are a list, got {odd[0]!r}", param=param)
+    return [tuple(cast(Sequence[T], own)) for own in lists]

@@ -17,7 +17,6 @@ from models.mesh import CACHE_AXES, sharding
 from models.operations import Operations
 from models.qwen2 import Qwen2
 from runtime.buckets import Buckets, SampleBucket, SampleMode
-from runtime.compile_log import CompileLog
 from runtime.experiments.instrumented import Hidden, InstrumentedPrograms, Seen
 from runtime.experiments.probe import ProbedStep
 from runtime.experiments.pure_model import PureModel
@@ -71,7 +70,6 @@ class ModelRunner:
         kv_dtype: jnp.dtype,
         operations: Operations,
         num_threads: int,
-        log: CompileLog,
         store: ProgramStore | None = None,
         at_once: bool = True,
     ):
@@ -101,7 +99,6 @@ class ModelRunner:
             state=self._state,
             operations=operations,
             num_threads=num_threads,
-            log=log,
             store=store,
             at_once=at_once,
         )

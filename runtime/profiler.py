@@ -1,5 +1,7 @@
 """JAX's profiler while the engine serves: one trace at a time, started and ended by messages."""
 
+from pathlib import Path
+
 import jax
 
 from runtime.messages import Profiled, StartProfile, StopProfile
@@ -17,6 +19,8 @@ class Profiler:
             if self._is_running:
                 return Profiled("a profile runs already; /stop_profile ends it")
             try:
+                # JAX notices when it writes, and then believes for ever that a profile runs
+                Path(message.directory).mkdir(parents=True, exist_ok=True)
                 jax.profiler.start_trace(message.directory)
             except (OSError, RuntimeError) as error:
                 return Profiled(f"the profile cannot be started: {error}")

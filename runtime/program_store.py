@@ -13,6 +13,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import partial
 from importlib.metadata import version
@@ -31,23 +32,19 @@ READ = "/ggjax/program_store/read_duration"  # what jax.monitoring tells
 SUFFIX = ".program"
 KEPT_SECONDS = 30 * 86_400  # after its last use
 COMPRESSION = 1  # of zlib: a tenth of the size, in a tenth of a second
-# What changes programs without being an argument of anything here.
-SETTINGS = (
-    "jax_default_matmul_precision",
-    "jax_default_prng_impl",
-    "jax_enable_x64",
-    "jax_numpy_dtype_promotion",
-    "jax_threefry_partitionable",
+# JAX's settings are part of the question, but for those that change no program.
+NO_MATTER = (
+    "jax_compilation_cache",
+    "jax_debug_log",
+    "jax_enable_compilation_cache",
+    "jax_explain",
+    "jax_log",
+    "jax_persistent_cache",
+    "jax_platform",
+    "jax_traceback",
 )
-# What writing raises where it cannot be, and reading what was cut short or is another build's.
-BROKEN = (
-    EOFError,
-    OSError,
-    ValueError,
-    pickle.UnpicklingError,
-    zlib.error,
-    jax.errors.JaxRuntimeError,
-)
+# what reading raises where an entry was cut short or is another build's
+BROKEN = (EOFError, ValueError, pickle.UnpicklingError, zlib.error)
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +62,11 @@ class ProgramStore:
         self._facts = describe((_surroundings(devices), facts))
 
     def has(self, name: str, arguments: tuple[Any, ...]) -> bool:
-        """Whether there is an entry, which may still turn out to be broken."""
-        return self._path(name, arguments).exists()
+        """Whether there is an entry, which may still turn out to be broken; it counts as a use."""
+        path = self._path(name, arguments)
+        with suppress(OSError):
+            os.utime(path)
+        return path.exists()
 
     def load(self, name: str, arguments: tuple[Any, ...], result: Any) -> Any:
         """The program, or None if it is not there or cannot be read.
@@ -80,7 +80,6 @@ class ProgramStore:
         trees = jax.tree.structure((arguments, {})), jax.tree.structure(result)
         try:
             payload = zlib.decompress(path.read_bytes())
-            os.utime(path)
             program = serialize_executable.deserialize_and_load(
                 payload, *trees, execution_devices=self._devices, backend=self._devices[0].client
             )
@@ -88,35 +87,50 @@ class ProgramStore:
             return None
         except BROKEN as error:
             logger.warning("%s is broken and deleted: %s", path, error)
-            path.unlink(missing_ok=True)  # else every start would find it
+            with suppress(OSError):
+                path.unlink()  # else every start would find it
             return None
+        except (OSError, jax.errors.JaxRuntimeError) as error:
+            logger.warning("%s cannot be used: %s", path, error)
+            return None
+        with suppress(OSError):  # a folder that can only be read serves as well
+            os.utime(path)
         jax.monitoring.record_event_duration_secs(READ, time.monotonic() - begin, fun_name=name)
         return program
 
     def save(self, name: str, arguments: tuple[Any, ...], program: Any) -> None:
-        """Keeps a program; logs if the folder takes nothing."""
+        """Keeps a program; logs if it cannot be kept."""
         path = self._path(name, arguments)
         try:
             payload, _, _ = serialize_executable.serialize(program)
             self._folder.mkdir(parents=True, exist_ok=True)
-            # whole or not at all: another start may be reading
-            with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
-                file.write(zlib.compress(payload, COMPRESSION))
-            Path(file.name).rename(path)
-        except BROKEN as error:
+            _write(path, zlib.compress(payload, COMPRESSION))
+        except (OSError, ValueError, pickle.PicklingError, jax.errors.JaxRuntimeError) as error:
             logger.warning("%s is not kept for the next start: %s", name, error)
 
     def prune(self) -> None:
         """Deletes what nobody has used for a month."""
-        if self._folder.is_dir():
-            for path in self._folder.iterdir():
+        for path in self._folder.glob(f"*{SUFFIX}*"):
+            with suppress(OSError):  # another start may be faster
                 if path.stat().st_mtime < time.time() - KEPT_SECONDS:
-                    path.unlink(missing_ok=True)
+                    path.unlink()
 
     def _path(self, name: str, arguments: tuple[Any, ...]) -> Path:
         shapes = [(x.shape, str(x.dtype)) for x in jax.tree.leaves(arguments)]
         key = hashlib.sha256(repr((self._facts, name, shapes)).encode()).hexdigest()
         return self._folder / f"{name}-{key}{SUFFIX}"
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Whole or not at all: another start may be reading."""
+    descriptor, partial_name = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        Path(partial_name).rename(path)
+    except BaseException:
+        Path(partial_name).unlink()
+        raise
 
 
 def describe(value: Any) -> str:
@@ -139,9 +153,9 @@ def _surroundings(devices: list[Any]) -> list[Any]:
     return [
         (jax.__version__, version("jaxlib"), client.platform, client.platform_version),
         [(device.id, device.device_kind) for device in devices],
-        _cpu_flags() if client.platform == "cpu" else "",
+        (_cpu_flags(), len(os.sched_getaffinity(0))) if client.platform == "cpu" else "",
         os.environ.get("XLA_FLAGS", ""),
-        [(name, str(getattr(jax.config, name))) for name in SETTINGS],
+        sorted((k, str(v)) for k, v in jax.config.values.items() if not k.startswith(NO_MATTER)),
         _digest(Path(path) for package in PACKAGES for path in package.__path__),
     ]
 

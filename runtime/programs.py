@@ -1,4 +1,4 @@
-"""Compiles every program of the step before the first request, in threads, through the cache."""
+"""Every program of the step: read from the store or compiled, before the first request."""
 
 import time
 from collections.abc import Callable
@@ -14,7 +14,6 @@ from jaxtyping import Array
 from models.kv_cache import KVCache
 from models.operations import Operations
 from runtime.buckets import Bucket, Buckets, SampleBucket, SampleMode
-from runtime.compile_log import CompileLog
 from runtime.part import Part, decoder_dtype, decoder_width
 from runtime.program_store import ProgramStore
 from runtime.recipes import Recipe, make_all, read_later
@@ -75,7 +74,6 @@ def make_programs(
     state: SlotState,
     operations: Operations,
     num_threads: int,
-    log: CompileLog,
     store: ProgramStore | None = None,
     at_once: bool = True,
 ) -> Programs:
@@ -85,7 +83,6 @@ def make_programs(
         at_once: wait also for those of the store that the first steps can do without.
     """
     start = time.monotonic()
-    cached_before = log.num_cached
     jits = StepJits(decoder, head, mesh, shape, operations)
     hidden = jax.ShapeDtypeStruct(
         (buckets.max_rows, decoder_width(decoder)),
@@ -122,11 +119,12 @@ def make_programs(
         embed=made.programs["embed"],
         set_extras=made.programs["set_extras"],
         num_programs=len(recipes),
-        num_cached=made.num_stored + len(made.later) + log.num_cached - cached_before,
+        num_cached=made.num_stored + len(made.later),
         seconds=time.monotonic() - start,
         step_bytes=_step_bytes(forward, sample),
     )
     if store is not None:
+        store.prune()
         read_later(made, store, programs.forward)
     return programs
 

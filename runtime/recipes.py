@@ -1,5 +1,6 @@
 """How programs are made: read from an earlier start, or lowered here and compiled in threads."""
 
+import logging
 import threading
 from collections.abc import Callable, Collection, Hashable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -7,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from runtime.program_store import ProgramStore
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,6 @@ def make_all[Key: Hashable](
                 lowered = recipe.jit().lower(*recipe.arguments)
                 made[key] = pool.submit(_compile, lowered, recipe, store)
         programs = {key: future.result() for key, future in made.items()}
-    if store is not None:
-        store.prune()
     return Made(programs, num_stored, later)
 
 
@@ -75,14 +76,20 @@ def read_later[Key: Hashable](
     made: Made[Key], store: ProgramStore, programs: dict[Key, Any]
 ) -> None:
     """Has a thread read what was left for later into `programs`, one after the other."""
+    if not made.later:
+        return
 
     def read() -> None:
         for key, recipe in made.later.items():
+            if not threading.main_thread().is_alive():
+                return  # the process ends, which waits for this thread
             program = _read(recipe, store)
-            if program is not None:
+            if program is None:
+                logger.warning("%s is missing: its steps are padded to others' shapes", recipe.name)
+            else:
                 programs[key] = program
 
-    threading.Thread(target=read, name="read-programs", daemon=True).start()
+    threading.Thread(target=read, name="read-programs").start()
 
 
 def _read(recipe: Recipe, store: ProgramStore | None) -> Any:

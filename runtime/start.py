@@ -17,8 +17,7 @@ from models.load import load_model
 from models.mesh import make_mesh, tensor_parallel_size
 from models.operations import choose_operations
 from runtime.buckets import Buckets
-from runtime.compilation_cache import not_kept_by_xla, program_store, use_compilation_cache
-from runtime.compile_log import CompileLog
+from runtime.compilation_cache import not_through_xla, program_store, use_compilation_cache
 from runtime.config import RuntimeConfig
 from runtime.engine import Engine
 from runtime.guide import MakeGuide
@@ -68,11 +67,10 @@ def start_engine(
     stop_ids: Sequence[int],
     *,
     report: Report,
-    log: CompileLog,
     make_guide: MakeGuide | None = None,
     at_once: bool = True,
 ) -> Engine:
-    """The engine, ready to serve: everything is compiled.
+    """The engine, ready to serve: nothing will be compiled.
 
     Args:
         file: what `config.model` names, opened.
@@ -134,7 +132,7 @@ def start_engine(
         vocab_size=model_facts.vocab_size,
     )
     report("compile", f"compiling for {', '.join(b.name for b in chosen.buckets.all)}", None)
-    with not_kept_by_xla():
+    with not_through_xla():
         runner = ModelRunner(
             model,
             mesh,
@@ -145,7 +143,6 @@ def start_engine(
             operations=operations,
             # for two GPUs XLA crashed when several threads compiled (docs/performance.md)
             num_threads=(os.cpu_count() or 1) if chosen.num_devices == 1 else 1,
-            log=log,
             store=program_store(
                 config.compilation_cache_dir, mesh.devices.flat, model_facts, operations, chosen
             ),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from models import demo
 from models.config import PAGE_SIZE
-from runtime.config import DTYPES, KV_CACHE_DTYPES, RuntimeConfig
+from runtime.config import DTYPES, KV_CACHE_DTYPES, RuntimeConfig, default_cache_dir
 from server.vllm_flags import add_vllm_flags
 
 SUFFIXES = {"": 1, "k": 1000, "K": 1024, "m": 10**6, "M": 2**20}
@@ -98,6 +98,7 @@ def _add_model_flags(parser: argparse.ArgumentParser, default: str | None = None
     add("--enable-prefix-caching", action="store_true", default=True, help=argparse.SUPPRESS)
     add(
         "--compilation-cache-dir",
+        type=folder,
         default=default_cache_dir(),
         metavar="DIR",
         help="where compiled programs are kept (%(default)s)",
@@ -124,7 +125,7 @@ def runtime_config(args: argparse.Namespace) -> RuntimeConfig:
         seed=args.seed,
         enable_prefix_caching=args.enable_prefix_caching,
         batch_invariant=args.batch_invariant,
-        compilation_cache_dir=os.path.abspath(args.compilation_cache_dir),
+        compilation_cache_dir=args.compilation_cache_dir,
     )
 
 
@@ -137,12 +138,11 @@ def _model(args: argparse.Namespace) -> str:
     return flag
 
 
-def default_cache_dir() -> str:
-    """Where JAX is told to keep programs, or where XDG says that caches go."""
-    if told := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        return told
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return os.path.join(home, "ggjax", "compiled")
+def folder(text: str) -> str:
+    """A path that does not depend on where the engine runs."""
+    if not text:
+        raise argparse.ArgumentTypeError("names no folder")
+    return os.path.abspath(text)
 
 
 def tokens(text: str) -> int:

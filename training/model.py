@@ -140,8 +140,8 @@ def build_model(config: ModelConfig, params: Params, embedding: Array) -> Qwen2:
     k, h, d, f = config.num_kv_heads, config.head_dim, config.width, config.ffn_width
     group = config.num_heads // k
 
-    def weight(values: Array, axes: Axes, num_out: int) -> Dense:
-        return Dense(values, axes, num_out=num_out, products=TRAINED)
+    def weight(values: Array, axes: Axes) -> Dense:
+        return Dense(values, axes, products=TRAINED)
 
     def joined(i: int, ending: str) -> list[Array]:
         # by kv head: its query heads, its key head, its value head
@@ -151,19 +151,17 @@ def build_model(config: ModelConfig, params: Params, embedding: Array) -> Qwen2:
     layers = []
     for i in range(config.num_layers):
         attention = SelfAttention(
-            weight(jnp.concatenate(joined(i, "weight"), axis=1), ("kv_heads", None, None), 2),
+            weight(jnp.concatenate(joined(i, "weight"), axis=1), ("kv_heads", None, None)),
             jnp.concatenate(joined(i, "bias"), axis=1),
             weight(
-                params["attn_output.weight"][i].reshape(d, k, group * h),
-                (None, "kv_heads", None),
-                1,
+                params["attn_output.weight"][i].reshape(d, k, group * h), (None, "kv_heads", None)
             ),
             h,
         )
         gate_up = jnp.stack([params["ffn_gate.weight"][i], params["ffn_up.weight"][i]])
         mlp = MLP(
-            weight(gate_up, (None, "ffn", None), 2),
-            weight(params["ffn_down.weight"][i].reshape(d, f), (None, "ffn"), 1),
+            weight(gate_up, (None, "ffn", None)),
+            weight(params["ffn_down.weight"][i].reshape(d, f), (None, "ffn")),
         )
         layers.append(
             Layer(
@@ -175,7 +173,7 @@ def build_model(config: ModelConfig, params: Params, embedding: Array) -> Qwen2:
         )
     head = Head(
         RMSNorm(params["output_norm.weight"], config.rms_eps),
-        weight(params["token_embd.weight"], ("vocab", None), 1),
+        weight(params["token_embd.weight"], ("vocab", None)),
     )
     return Qwen2(config, Decoder(config, embedding, layers), head)
 

@@ -120,8 +120,6 @@ def make_edits(
 
 
 def _sites(pattern: str, shapes: Shapes) -> list[str]:
-    if not isinstance(pattern, str):
-        raise RequestError(f"a site is a text, got {pattern!r}", param="interventions")
     try:
         return expand_sites([pattern], shapes)
     except ValueError as error:

@@ -4,9 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -43,7 +45,7 @@ class PureModel:
         params: Params,
         tokens: Int[Array, " T"],
         *,
-        capture: Sequence[str] = (),
+        capture: str | Sequence[str] = (),
         hooks: Mapping[str, Callable[[Array], Array]] | None = None,
         embeddings: Float[Array, "T D"] | None = None,
     ) -> tuple[Float[Array, "T V"], Record]:
@@ -61,16 +63,10 @@ class PureModel:
 
         Raises:
             ValueError: a site does not exist, `params` has other names or shapes than the model,
-                tokens, embeddings or what a hook gives have another shape than the model's.
+                tokens, embeddings or what a hook gives have another shape than the model's, a
+                token is not in the vocabulary (where it is known: under jit it is not).
         """
-        tokens = jnp.asarray(tokens)
-        if tokens.ndim != 1:
-            raise ValueError(
-                f"tokens must have one axis, got shape {tokens.shape}: "
-                "jax.vmap runs the model over several sequences"
-            )
-        if not tokens.size or not jnp.issubdtype(tokens.dtype, jnp.integer):
-            raise ValueError(f"tokens must be one id or more, got {tokens.size} {tokens.dtype}")
+        tokens = _checked_tokens(tokens, self.config.vocab_size)
         self._check_params(params)
         names = list(site_shapes(self.config, context=0))
         changes: dict[str, Callable[[Array], Array]] = {
@@ -106,6 +102,7 @@ class PureModel:
             raise ValueError(
                 f"hidden states are {self.config.width} wide, got shape {jnp.shape(hidden)}"
             )
+        self._check_params(params)
         values = [params[name] for name in param_names(self.head, "head.")]
         head = _with_plain_products(self.head.rebuild(values))
         return head(hidden)[:, : self.config.vocab_size]
@@ -119,6 +116,27 @@ class PureModel:
         for name, weights in expected.items():
             if (shape := jnp.shape(params[name])) != weights.shape:
                 raise ValueError(f"params: {name} must have shape {weights.shape}, got {shape}")
+
+
+def _checked_tokens(tokens: Any, vocab_size: int) -> Int[Array, " T"]:
+    if isinstance(tokens, str):
+        raise ValueError("tokens are ids, got a text: LLM.tokenize gives its ids")
+    tokens = jnp.asarray(tokens)
+    if tokens.ndim != 1:
+        raise ValueError(
+            f"tokens must have one axis, got shape {tokens.shape}: "
+            "jax.vmap runs the model over several sequences"
+        )
+    if not tokens.size or not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise ValueError(f"tokens must be one id or more, got {tokens.size} {tokens.dtype}")
+    if not isinstance(tokens, jax.core.Tracer):  # under jit nobody knows them yet
+        known = np.asarray(tokens)
+        low, high = known.min(), known.max()
+        if low < 0 or high >= vocab_size:
+            raise ValueError(
+                f"ids of this model are 0 to {vocab_size - 1}, got {low if low < 0 else high}"
+            )
+    return tokens
 
 
 def _hooked(name: str, hook: Callable[[Array], Array], value: Array) -> Array:

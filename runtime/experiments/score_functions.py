@@ -67,6 +67,7 @@ class Processing:
 
 def make_processor(function: Processor) -> ScoreFunction:
     """The processor on its request's row; compiled once for each structure of its state."""
+    _check_function(function)
 
     @partial(jax.jit, donate_argnums=0)
     def run(scores: Array, last_tokens: Array, row: Row, state: State) -> tuple[Array, State]:
@@ -80,6 +81,7 @@ def make_processor(function: Processor) -> ScoreFunction:
 
 def make_sampler(function: Sampler) -> ScoreFunction:
     """The sampler as one that leaves a single token to choose."""
+    _check_function(function)
 
     @partial(jax.jit, donate_argnums=0)
     def run(scores: Array, last_tokens: Array, row: Row, state: State) -> tuple[Array, State]:
@@ -90,3 +92,8 @@ def make_sampler(function: Sampler) -> ScoreFunction:
         return scores.at[row.row].set(only), state
 
     return run
+
+
+def _check_function(function: object) -> None:
+    if not callable(function):
+        raise ValueError(f"processors and samplers are functions, got {function!r}")

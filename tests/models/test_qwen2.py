@@ -21,7 +21,6 @@ from models.mesh import make_mesh
 from models.operations import Operations
 from models.projection import Projection
 from runtime.buckets import Buckets
-from runtime.compile_log import CompileLog
 from runtime.engine_request import Request
 from runtime.model_runner import ModelRunner
 from runtime.page_pool import PagePool
@@ -81,7 +80,6 @@ def make_runner(path, *, num_devices=1, one_shape=False):
         kv_dtype=jnp.dtype("float32"),
         operations=Operations(),
         num_threads=2,
-        log=CompileLog(),
     )
     return model, runner, buckets, shape
 

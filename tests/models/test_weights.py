@@ -13,17 +13,17 @@ def normal(*shape, seed=0):
 
 def test_a_dense_product_is_a_matrix_product():
     matrix, x = normal(12, 8), normal(5, 8, seed=1)
-    weight = Dense(jnp.asarray(matrix), (None, None), num_out=1)
+    weight = Dense(jnp.asarray(matrix), (None, None))
     np.testing.assert_allclose(weight.product(jnp.asarray(x)), x @ matrix.T, atol=1e-5)
 
 
 def test_outputs_and_inputs_may_have_structure():
-    out = Dense(jnp.asarray(normal(3, 4, 8)), ("kv_heads", None, None), num_out=2)
+    out = Dense(jnp.asarray(normal(3, 4, 8)), ("kv_heads", None, None))
     x = normal(5, 8, seed=1)
     np.testing.assert_allclose(
         out.product(jnp.asarray(x)), x @ normal(3, 4, 8).reshape(12, 8).T, atol=1e-5
     )
-    into = Dense(jnp.asarray(normal(6, 2, 4)), (None, "kv_heads", None), num_out=1)
+    into = Dense(jnp.asarray(normal(6, 2, 4)), (None, "kv_heads", None))
     np.testing.assert_allclose(
         into.product(jnp.asarray(x)), x @ normal(6, 2, 4).reshape(6, 8).T, atol=1e-5
     )
@@ -31,7 +31,7 @@ def test_outputs_and_inputs_may_have_structure():
 
 def test_bfloat16_products_are_summed_in_float32():
     ones = jnp.ones((1, 4096), jnp.bfloat16)
-    product = Dense(ones, (None, None), num_out=1).product(ones)
+    product = Dense(ones, (None, None)).product(ones)
     assert product.dtype == jnp.float32
     assert float(product[0, 0]) == 4096.0
 

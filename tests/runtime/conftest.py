@@ -129,7 +129,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Served:
         kv_dtype=jnp.dtype("float32"),
         operations=Operations(),
         num_threads=2,
-        log=log,
     )
     return Served(runner, config, buckets, shape, log)
 

@@ -129,6 +129,19 @@ def test_a_result_that_kept_nothing_has_no_snapshot(llm: LLM) -> None:
         llm.snapshot(output)
 
 
+def test_only_snapshots_are_forked_and_restored(llm: LLM) -> None:
+    with pytest.raises(RequestError, match="a snapshot is wanted, got 'x'"):
+        llm.fork("x", 2)  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="a snapshot is wanted, got 'x'"):
+        llm.restore("x", "y")  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="more are texts or lists of token ids, got 5"):
+        llm.restore(llm.snapshot(PROMPT), 5)  # type: ignore[arg-type]
+    for n in (-1, 1.5, True):
+        with pytest.raises(RequestError, match="how many snapshots to make"):
+            llm.fork(llm.snapshot(PROMPT), n)  # type: ignore[arg-type]
+    assert llm.fork(llm.snapshot(PROMPT), 0) == []
+
+
 def test_copies_are_references() -> None:
     pool = PagePool(4)
     pages = [pool.allocate(), pool.allocate()]

@@ -1,11 +1,11 @@
 """The Python face on a tiny random model: what callers rely on."""
 
 import math
+from typing import Any
 
 import msgspec
 import pytest
 
-from runtime.compile_log import CompileLog
 from runtime.errors import PromptTooLong, RequestError
 from runtime.llm import LLM
 from runtime.request import SamplingParams, TokenOutput
@@ -151,18 +151,25 @@ def test_prompts_without_embeddings_leave_nothing(
     assert_idle(llm)
 
 
-def test_a_start_that_fails_leaves_no_listener(monkeypatch: pytest.MonkeyPatch) -> None:
-    closed: list[CompileLog] = []
-    close = CompileLog.close
-
-    def noted(log: CompileLog) -> None:
-        closed.append(log)
-        close(log)
-
-    monkeypatch.setattr(CompileLog, "close", noted)
+def test_what_cannot_be_started_is_refused() -> None:
     with pytest.raises(ValueError, match="max_model_len"):
         LLM("demo", max_model_len=10_000_000)
-    assert len(closed) == 1
+    with pytest.raises(ValueError, match="processors and samplers are functions, got 3"):
+        LLM("demo", logits_processors={"x": 3})  # type: ignore[dict-item]
+
+
+def test_it_is_closed_once() -> None:
+    with LLM("demo", max_model_len=128, max_num_seqs=1, max_num_batched_tokens=128) as llm:
+        llm.close()
+    llm.close()
+
+
+@pytest.mark.parametrize("prompt", [5, 1.5, [1.5], [[1, "a"]], [None], {"prompt_token_ids": "ab"}])
+def test_what_is_no_prompt_is_named(llm: LLM, prompt: Any) -> None:
+    for run in (llm.generate, llm.embed, llm.snapshot):
+        with pytest.raises(RequestError, match="prompts are texts or lists of token ids, got"):
+            run(prompt)
+    assert_idle(llm)
 
 
 def test_a_repeated_prompt_is_found_in_the_prefix_cache(llm: LLM) -> None:

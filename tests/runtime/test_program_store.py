@@ -1,10 +1,8 @@
-"""A second start reads its programs: the same answers, and nothing else than what was asked for."""
+"""Programs in a folder: what is asked for comes back, and nothing else."""
 
 import logging
 import os
-import threading
 import time
-from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,18 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from benchmarks.make_gguf import write_gguf
-from models.gguf_file import open_gguf
 from runtime import program_store
-from runtime.buckets import Bucket
-from runtime.compilation_cache import LEAST_KEPT, use_compilation_cache
-from runtime.compile_log import CompileLog
-from runtime.config import RuntimeConfig
 from runtime.program_store import ProgramStore, describe
-from runtime.request import SamplingParams
-from runtime.start import start_engine
 
 
 @pytest.fixture
@@ -57,10 +47,16 @@ def test_what_it_is_made_from_is_the_question(entry, tmp_path, monkeypatch):
     assert (
         ProgramStore(folder, jax.devices()[:1], "others").load("double", arguments, result) is None
     )
-    monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", "") + " --xla_dump_to=/nowhere")
-    assert (
-        ProgramStore(folder, jax.devices()[:1], "facts").load("double", arguments, result) is None
-    )
+    with monkeypatch.context() as patch:
+        patch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", "") + " --xla_dump_to=/nowhere")
+        flagged = ProgramStore(folder, jax.devices()[:1], "facts")
+    assert flagged.load("double", arguments, result) is None
+    jax.config.update("jax_high_dynamic_range_gumbel", True)
+    try:
+        set_otherwise = ProgramStore(folder, jax.devices()[:1], "facts")
+    finally:
+        jax.config.update("jax_high_dynamic_range_gumbel", False)
+    assert set_otherwise.load("double", arguments, result) is None
 
 
 def test_the_code_is_part_of_the_question(tmp_path):
@@ -91,17 +87,55 @@ def test_a_folder_that_takes_nothing_costs_a_warning(tmp_path, caplog):
     assert "negate is not kept for the next start" in caplog.text
 
 
+def age(path):
+    old = time.time() - program_store.KEPT_SECONDS - 60
+    os.utime(path, (old, old))
+
+
 def test_what_nobody_used_for_a_month_goes(entry, tmp_path):
     store, arguments, result = entry
     (path,) = (tmp_path / "programs").iterdir()
-    old = time.time() - program_store.KEPT_SECONDS - 60
-    os.utime(path, (old, old))
+    others = tmp_path / "programs" / "thesis.tex"
+    others.write_text("")
+    age(others)
+    age(path)
     assert store.load("double", arguments, result) is not None  # that was a use
     store.prune()
     assert path.exists()
-    os.utime(path, (old, old))
+    age(path)
+    assert store.has("double", arguments)  # and that
     store.prune()
-    assert not path.exists()
+    assert path.exists()
+    age(path)
+    store.prune()
+    assert not path.exists() and others.exists()
+
+
+def test_an_entry_that_cannot_be_read_now_stays(entry, tmp_path, monkeypatch, caplog):
+    store, arguments, result = entry
+
+    def refuse(_):
+        raise OSError("too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refuse)
+        assert store.load("double", arguments, result) is None
+    assert "cannot be used: too many open files" in caplog.text
+    assert store.load("double", arguments, result) is not None
+
+
+def test_what_could_not_be_written_whole_leaves_nothing(entry, tmp_path, monkeypatch, caplog):
+    store, arguments, _ = entry
+    (path,) = (tmp_path / "programs").iterdir()
+    path.unlink()
+
+    def refuse(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    store.save("double", arguments, jax.jit(lambda x: -x).lower(*arguments[0].values()).compile())
+    assert "double is not kept for the next start: no space left" in caplog.text
+    assert not list((tmp_path / "programs").iterdir())
 
 
 @dataclass(frozen=True)
@@ -114,117 +148,3 @@ def test_descriptions_have_no_addresses():
     text = describe((Choice(jnp.mean, 3), [partial(write_gguf, size="tiny")], 1.5))
     assert "0x" not in text and "size=3" in text
     assert "benchmarks.make_gguf.write_gguf" in text and "tiny" in text
-
-
-GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
-
-
-@pytest.fixture(scope="module")
-def own_cache():
-    """What a start sets for its process does not outlast these tests."""
-    names = (
-        "jax_compilation_cache_dir",
-        LEAST_KEPT,
-        "jax_persistent_cache_min_entry_size_bytes",
-    )
-    before = {name: getattr(jax.config, name) for name in names}
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    reset_cache()
-
-
-def test_the_folder_is_the_one_that_was_asked_for_last(own_cache, tmp_path):
-    for name in ("one", "two"):
-        use_compilation_cache(str(tmp_path / name))
-        jax.jit(lambda x: x * 3 + 1)(jnp.ones(7)).block_until_ready()
-        jax.clear_caches()
-        assert any((tmp_path / name / "xla").iterdir())
-
-
-@pytest.fixture(scope="module")
-def started(tmp_path_factory, own_cache):
-    """A model that has been started once, how it is started, and an answer."""
-    folder = tmp_path_factory.mktemp("started")
-    path = write_gguf(folder / "tiny.gguf", size="tiny")
-    config = RuntimeConfig(
-        str(path),
-        dtype="float32",
-        max_model_len=256,
-        max_num_seqs=4,
-        max_num_batched_tokens=128,
-        compilation_cache_dir=str(folder / "cache"),
-    )
-    engine = start(config)
-    assert engine.info.num_programs_cached == 0
-    return config, answer(engine)
-
-
-def start(config, *, at_once=True):
-    log = CompileLog()
-    with closing(log):
-        return start_engine(
-            config,
-            open_gguf(config.model),
-            [],
-            report=lambda *_: None,
-            log=log,
-            at_once=at_once,
-        )
-
-
-def answer(engine):
-    engine.add(1, [5, 6, 7], GREEDY)
-    tokens = []
-    while engine.has_work:
-        tokens += [output.token_id for output in engine.step()]
-    return tokens
-
-
-def test_a_second_start_compiles_nothing_and_answers_the_same(started):
-    config, wanted = started
-    engine = start(config)
-    assert engine.info.num_programs_cached == engine.info.num_programs
-    assert list(engine.runner.programs.forward) == engine.buckets.all
-    assert answer(engine) == wanted
-
-
-def test_a_start_that_does_not_wait_serves_in_the_largest_shapes(started, monkeypatch):
-    config, wanted = started
-    go_on = threading.Event()
-    load = ProgramStore.load
-
-    def load_when_told(store, name, *others):
-        if threading.current_thread().name == "read-programs":
-            assert go_on.wait(60)
-        return load(store, name, *others)
-
-    monkeypatch.setattr(ProgramStore, "load", load_when_told)
-    engine = start(config, at_once=False)
-    programs = engine.runner.programs
-    assert sorted(programs.forward) == sorted(engine.buckets.largest)
-    assert engine.info.num_programs_cached == engine.info.num_programs == programs.num_programs
-    assert answer(engine) == wanted
-    go_on.set()
-    wait_for_reading()
-    assert sorted(programs.forward) == sorted(engine.buckets.all)
-    assert answer(engine) == wanted
-
-
-def test_what_breaks_while_the_engine_runs_is_done_without(started, caplog):
-    config, wanted = started
-    (path,) = Path(config.compilation_cache_dir).glob("programs/forward_decode_2-*")
-    whole = path.read_bytes()
-    path.write_bytes(whole[:100])
-    engine = start(config, at_once=False)
-    wait_for_reading()
-    assert "forward_decode_2" in caplog.text and Bucket(2, 0) not in engine.runner.programs.forward
-    assert answer(engine) == wanted
-    path.write_bytes(whole)
-
-
-def wait_for_reading():
-    for thread in threading.enumerate():
-        if thread.name == "read-programs":
-            thread.join(60)
-            assert not thread.is_alive()

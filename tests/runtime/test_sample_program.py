@@ -21,7 +21,7 @@ VOCAB, WIDTH, SLOTS = 30, 8, 4
 def head() -> Head:
     rng = np.random.default_rng(1)
     values = jnp.asarray(rng.normal(0, 1, (VOCAB, WIDTH)), jnp.float32)
-    return Head(RMSNorm(jnp.ones(WIDTH), 1e-6), Dense(values, ("vocab", None), num_out=1))
+    return Head(RMSNorm(jnp.ones(WIDTH), 1e-6), Dense(values, ("vocab", None)))
 
 
 def slots(**changes):

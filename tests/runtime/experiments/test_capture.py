@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from contextlib import closing
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from models.mesh import make_mesh
 from models.operations import Operations
 from models.sites import Recorder
+from runtime.compile_log import CompileLog
 from runtime.errors import RequestError
 from runtime.experiments.interventions import Add, Patch, Replace, Scale
 from runtime.request import SamplingParams
@@ -33,6 +35,12 @@ def answers(outputs):
 
 def context(output):
     return output.prompt_token_ids + output.outputs[0].token_ids[:-1]
+
+
+@pytest.fixture
+def compile_log():
+    with closing(CompileLog()) as log:
+        yield log
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +70,14 @@ def test_captured_shapes_are_those_of_the_sites(llm, everything):
 
 def test_capturing_changes_no_answer(llm, everything):
     assert answers(everything) == answers(llm.generate(PROMPTS, PARAMS))
+
+
+def test_one_of_a_kind_needs_no_list(llm):
+    change = Scale("embed", 0.5)
+    (plain,) = llm.generate(PROMPTS[0], ONE, capture="logits", interventions=change)
+    (listed,) = llm.generate(PROMPTS[0], ONE, capture=["logits"], interventions=[change])
+    assert list(plain.captured) == ["logits"]
+    np.testing.assert_array_equal(plain.captured["logits"], listed.captured["logits"])
 
 
 def test_the_residual_stream_adds_up(everything):
@@ -172,17 +188,17 @@ def test_changed_scores_choose_the_token(llm):
     assert output.captured is None
 
 
-def test_another_vector_compiles_nothing(llm):
+def test_another_vector_compiles_nothing(llm, compile_log):
     def run(scale):
         changes = [[Add(MIDDLE, scale, positions=int(scale))], []]
         return llm.generate(PROMPTS[::2], PARAMS, capture=[MIDDLE], interventions=changes)
 
     run(1.0)
-    compiled = llm._compile_log.num_compiled
+    compiled = compile_log.num_compiled
     run(2.0)
-    assert llm._compile_log.num_compiled == compiled
+    assert compile_log.num_compiled == compiled
     llm.generate(PROMPTS[0], ONE, capture=["layers.1.resid_mid"])
-    assert llm._compile_log.num_compiled > compiled, "or nothing was counted"
+    assert compile_log.num_compiled > compiled, "or nothing was counted"
 
 
 def test_an_experiment_leaves_nothing_in_the_prefix_cache(llm):
@@ -238,6 +254,10 @@ def test_taps_cost_nothing_while_nobody_looks(served):
     ("capture", "changes", "message"),
     [
         (["layers.*.nothing"], [], "no site is called 'layers.\\*.nothing'"),
+        ([3], [], "a site is a text, got 3"),
+        (3, [], "sites are a text or a list of texts, got 3"),
+        ([], 3, "interventions is a list, got 3"),
+        ([], [3], "interventions of a prompt are a list, got 3"),
         ([], [Add("resid", 1)], "no site is called 'resid'"),
         ([], [Add("embed", [1, 2, 3])], "does not broadcast"),
         ([], [["embed"]], "an intervention is an Add, .* got 'embed'"),

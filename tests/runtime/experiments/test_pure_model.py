@@ -50,6 +50,12 @@ def test_gradients_are_those_of_finite_differences(llm, name):
     )
 
 
+def test_tokens_may_be_known_while_it_is_traced(llm):
+    tokens = jnp.asarray(TOKENS)
+    logits = jax.jit(lambda params: llm.model.forward(params, tokens)[0])(llm.params)
+    np.testing.assert_allclose(logits, llm.model.forward(llm.params, tokens)[0], atol=1e-4)
+
+
 def test_gradients_reach_the_embeddings(llm):
     _, record = llm.model.forward(llm.params, TOKENS, capture=["embed"])
     embeddings = record["embed"]
@@ -98,6 +104,11 @@ def test_what_does_not_fit_is_named(llm):
     for tokens in (jnp.ones(3), jnp.array([], int)):
         with pytest.raises(ValueError, match="tokens must be one id or more"):
             llm.model.forward(llm.params, tokens)
+    with pytest.raises(ValueError, match="tokens are ids, got a text"):
+        llm.model.forward(llm.params, "def f")
+    for token in (-1, llm.model.config.vocab_size):
+        with pytest.raises(ValueError, match=f"ids of this model are 0 to .*, got {token}"):
+            llm.model.forward(llm.params, [5, token])
     with pytest.raises(ValueError, match="embeddings must have shape .8, .* got .8, 7."):
         llm.model.forward(llm.params, TOKENS, embeddings=jnp.ones((8, 7)))
     for result in (None, TOKENS):

@@ -51,6 +51,7 @@ def test_a_sampler_chooses_with_the_key_and_the_parameters(llm, plain_forward):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
+        ({"logits_processors": "nobody"}, "no 'nobody': registered are ban, climb"),
         ({"logits_processors": ["nobody"]}, "no 'nobody': registered are ban, climb"),
         ({"sampler": "nobody"}, "samplers has no 'nobody': registered are low"),
         ({"logits_processors": [["ban"], []]}, "2 lists of logits_processors for 1 prompts"),

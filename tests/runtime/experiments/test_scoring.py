@@ -50,6 +50,12 @@ def test_texts_are_continued_as_they_stand(llm):
 
 def test_nothing_to_score_is_refused(llm):
     assert llm.score("def f", []) == []
+    for continuations in ("(x)", 5):
+        with pytest.raises(RequestError, match="a list of texts or of lists of ids, got"):
+            llm.score("def f", continuations)
+    for prompt, continuations in (("def f", [5, 6]), ("def f", [[1.5]]), (5, ["(x)"])):
+        with pytest.raises(RequestError, match="are texts or lists of token ids, got"):
+            llm.score(prompt, continuations)
     with pytest.raises(RequestError, match="need a token each"):
         llm.score("def f", [""])
     with pytest.raises(RequestError, match="have 512 tokens, the model's limit is 512, of which"):
