@@ -27,13 +27,17 @@ from pallas_kernels.rope_write import takes_heads as writes_heads
 class Operations:
     """Attention over pages and what comes before it, products, and addition with the norm after it.
 
-    `attention_name` is for the log.
+    Attributes:
+        one_shot: few rows are summed over devices, added and normed by one kernel, through memory
+            that all of them write to (`runtime/exchange.py`); chosen nowhere until it is measured.
+        attention_name: for the log.
     """
 
     attend: PagedAttention = paged_attention
     enter: Enter = enter
     products: Products = PLAIN
     add_norm: AddNorm = add_norm
+    one_shot: bool = False
     attention_name: str = "plain XLA"
 
 

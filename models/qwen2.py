@@ -1,6 +1,8 @@
 """Qwen2 and Qwen2.5: the forward pass, once, for serving, training and experiments."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +21,44 @@ from pallas_kernels.add_norm import add, add_norm, rms_norm
 type AllReduce = Callable[[Array], Array]
 # as `pallas_kernels.add_norm.add_norm`: (x, terms to add, scale, eps) -> (the sum, its norm)
 type AddNorm = Callable[[Array, Array, Array, float], tuple[Array, Array]]
+# (number of the call, x, terms of this device, scale, eps) -> the same, of all devices' terms
+type SumNorm = Callable[[Array, Array, Array, Array, float], tuple[Array, Array]]
 
 
 def whole(x: Array) -> Array:
     """The all-reduce of a model that is on one device."""
     return x
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """How the sums that devices hold parts of are made.
+
+    Attributes:
+        sum_norm: the sum together with the addition and norm that read it; None: apart.
+    """
+
+    all_reduce: AllReduce = whole
+    sum_norm: SumNorm | None = None
+
+    def before_norm(self, terms: Array) -> Array:
+        """What is added to the residual stream, before it is."""
+        if self.sum_norm is not None:
+            return terms
+        with jax.named_scope("all_reduce"):
+            return self.all_reduce(terms)
+
+    def norm(self, number: Array, add_norm: AddNorm) -> AddNorm:
+        """What adds it; `number`: of the addition in the model."""
+        return add_norm if self.sum_norm is None else partial(self.sum_norm, number)
+
+    def after_last(self, terms: Array) -> Array:
+        """What no norm reads."""
+        with jax.named_scope("all_reduce"):
+            return terms if self.sum_norm is None else self.all_reduce(terms)
+
+
+ALONE = Reduction()
 
 
 class RMSNorm(nnx.Module):
@@ -124,21 +159,17 @@ class Layer(nnx.Module):
         rope: tuple[Array, Array],
         attention: Attention[Cache],
         cache: Cache,
-        all_reduce: AllReduce,
+        reduction: Reduction,
         add_norm: AddNorm,
         tap: Tap,
     ) -> tuple[Float[Array, "T D"], Float[Array, "terms T D"], Cache]:
-        x, normed = self.attn_norm.after(x, terms, add_norm)
+        number = jnp.asarray(2 * layer)
+        x, normed = self.attn_norm.after(x, terms, reduction.norm(number, add_norm))
         mixed, cache = self.attn(layer, normed, rope, attention, cache, tap)
-        mixed = _seen("attn.out", layer, _together(mixed, all_reduce), tap)
-        x, normed = self.mlp_norm.after(x, mixed, add_norm)
-        mixed = _together(self.mlp(layer, normed, tap), all_reduce)
+        mixed = _seen("attn.out", layer, reduction.before_norm(mixed), tap)
+        x, normed = self.mlp_norm.after(x, mixed, reduction.norm(number + 1, add_norm))
+        mixed = reduction.before_norm(self.mlp(layer, normed, tap))
         return x, _seen("mlp.out", layer, mixed, tap), cache
-
-
-def _together(part: Array, all_reduce: AllReduce) -> Array:
-    with jax.named_scope("all_reduce"):
-        return all_reduce(part)
 
 
 def _seen(site: str, layer: Array | int, terms: Array, tap: Tap) -> Array:
@@ -173,7 +204,7 @@ class Decoder(nnx.Module):
         positions: Int[Array, " T"],
         attention: Attention[Cache],
         cache: Cache,
-        all_reduce: AllReduce = whole,
+        reduction: Reduction = ALONE,
         add_norm: AddNorm = add_norm,
         tap: Tap = untouched,
     ) -> tuple[Float[Array, "T D"], Cache]:
@@ -188,7 +219,7 @@ class Decoder(nnx.Module):
         def run(
             block: Layer, layer: Array, x: Array, terms: Array | None, cache: Cache
         ) -> tuple[Array, Array, Cache]:
-            return block(layer, x, terms, rope, attention, cache, all_reduce, add_norm, tap)
+            return block(layer, x, terms, rope, attention, cache, reduction, add_norm, tap)
 
         for i, block in enumerate(self.layers):
             if tap is untouched:
@@ -197,9 +228,9 @@ class Decoder(nnx.Module):
             else:  # which keeps the values of each layer apart, and sees every sum
                 x = tap("resid_pre", i, x)
                 between = _seen_between(i, tap)
-                x, new, cache = block(i, x, None, rope, attention, cache, all_reduce, between, tap)
+                x, new, cache = block(i, x, None, rope, attention, cache, reduction, between, tap)
                 x = tap("resid_post", i, add(x, new))
-        return x if terms is None else add(x, terms), cache
+        return x if terms is None else add(x, reduction.after_last(terms)), cache
 
 
 class Head(nnx.Module):

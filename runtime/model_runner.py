@@ -17,6 +17,7 @@ from models.mesh import CACHE_AXES, sharding
 from models.operations import Operations
 from models.qwen2 import Qwen2
 from runtime.buckets import Buckets, SampleBucket, SampleMode
+from runtime.exchange import Exchange
 from runtime.experiments.instrumented import Hidden, InstrumentedPrograms, Seen
 from runtime.experiments.probe import ProbedStep
 from runtime.experiments.pure_model import PureModel
@@ -26,7 +27,7 @@ from runtime.program_store import ProgramStore
 from runtime.programs import make_programs
 from runtime.request import MAX_LOGPROBS
 from runtime.slots import SlotState, empty_slots
-from runtime.step_input import StepInput, StepShape
+from runtime.step_input import StepInput, StepShape, forward_packing
 from runtime.step_plan import SampledToken, StepPlan
 
 
@@ -87,6 +88,8 @@ class ModelRunner:
         self._cache = empty_cache(model.config, mesh, num_pages=num_pages, dtype=kv_dtype)
         self._state = _empty_state(mesh, shape)
         self._open_masks = _open_masks(mesh, buckets, shape)
+        self._shape = shape
+        self._exchange = Exchange(mesh, width=model.config.width) if operations.one_shot else None
         self.num_pages = num_pages
         self.kv_dtype = kv_dtype
         self.programs = make_programs(
@@ -109,6 +112,8 @@ class ModelRunner:
             self._cache = copy_pages(self._cache, step.page_copies)
         for vector in step.extras:
             self._state = self.programs.set_extras(self._state, vector)
+        if self._exchange is not None:
+            self._exchange.fill(forward_packing(step.bucket, self._shape).views(step.forward))
         if step.probed is not None:
             self._cache, self._state, seen = self.instrumented.forward(
                 step.bucket, step.probed, self._cache, self._state, step.forward

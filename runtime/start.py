@@ -130,6 +130,7 @@ def start_engine(
         num_slots=chosen.buckets.num_slots,
         pages_per_request=-(-memory.max_model_len // PAGE_SIZE),
         vocab_size=model_facts.vocab_size,
+        num_peers=chosen.num_devices if operations.one_shot else 0,
     )
     report("compile", f"compiling for {', '.join(b.name for b in chosen.buckets.all)}", None)
     with not_through_xla():

@@ -17,7 +17,7 @@ from models.kv_cache import (
     make_paged_attention,
 )
 from models.operations import Operations
-from models.qwen2 import AllReduce, Decoder, Head
+from models.qwen2 import AllReduce, Decoder, Head, Reduction
 from models.sites import Tap, untouched
 from runtime.buckets import SampleMode
 from runtime.packing import from_bits, to_bits
@@ -36,7 +36,7 @@ def forward(
     inputs: dict[str, Array],
     *,
     operations: Operations,
-    all_reduce: AllReduce,
+    reduction: Reduction,
     tap: Tap = untouched,
     make_attention: Callable[
         [ModelInput, PagedAttention, Enter], Attention[KVCache]
@@ -69,7 +69,7 @@ def forward(
         jnp.maximum(step.positions, 0),
         make_attention(step, operations.attend, operations.enter),
         cache,
-        all_reduce,
+        reduction,
         operations.add_norm,
         tap,
     )

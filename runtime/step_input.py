@@ -55,11 +55,15 @@ class StepInput:
 
 @dataclass(frozen=True)
 class StepShape:
-    """The sizes that all buckets share: `num_slots` S, `pages_per_request` P, `vocab_size` V."""
+    """The sizes that all buckets share: `num_slots` S, `pages_per_request` P, `vocab_size` V.
+
+    `num_peers`: devices that write into each other's memory; 0: none do.
+    """
 
     num_slots: int
     pages_per_request: int
     vocab_size: int
+    num_peers: int = 0
 
     @property
     def mask_words(self) -> int:
@@ -73,7 +77,8 @@ def forward_packing(bucket: Bucket, shape: StepShape) -> Packing:
 
     token_ids: -1 where the device's own last token is meant; positions: -1 for padding;
     hidden_rows: the token whose hidden state each sample needs; pages: (slot, index, page), slot S
-    for none; admitted: see ADMITTED_COLUMNS, floats as bits, slot S for none.
+    for none; admitted: see ADMITTED_COLUMNS, floats as bits, slot S for none; inboxes, step: of
+    `runtime.exchange.Exchange`, which fills them in.
     """
     num_rows = min(bucket.num_tokens, shape.num_slots)
     # a row takes at most a page, a chunk one more than it has blocks, shared prefixes P in all
@@ -87,8 +92,15 @@ def forward_packing(bucket: Bucket, shape: StepShape) -> Packing:
             ("hidden_rows", (max_rows(shape.num_slots),)),
             ("pages", (num_pages, 3)),
             ("admitted", (num_rows, ADMITTED_COLUMNS)),
+            *inbox_packing(shape.num_peers).fields,
         )
     )
+
+
+@cache
+def inbox_packing(num_peers: int) -> Packing:
+    """What sums over devices need (runtime/exchange.py); nothing where there are none."""
+    return Packing((("inboxes", (num_peers, 2)), ("step", (min(num_peers, 1),))))
 
 
 @cache

@@ -14,8 +14,9 @@ from jaxtyping import Array
 from models.kv_cache import KVCache
 from models.mesh import CACHE_AXES, TP, partition
 from models.operations import Operations
-from models.qwen2 import AllReduce, whole
+from models.qwen2 import AllReduce, Reduction, whole
 from runtime.buckets import Bucket, SampleBucket, SampleMode
+from runtime.exchange import MAX_ROWS, one_shot
 from runtime.part import Part
 from runtime.slots import SlotState
 from runtime.step import embed, forward, sample, set_extras
@@ -45,13 +46,14 @@ class StepJits:
         def run(
             leaves: list[Array], cache: KVCache, state: SlotState, vector: Array
         ) -> tuple[KVCache, SlotState, Array]:
+            inputs = packing.unpack(vector)
             return forward(
                 self._decoder.rebuild(leaves),
                 cache,
                 state,
-                packing.unpack(vector),
+                inputs,
                 operations=self._operations,
-                all_reduce=all_reduce_of(self._mesh),
+                reduction=self._reduction(bucket, inputs),
             )
 
         cache = partition(CACHE_AXES)
@@ -103,6 +105,12 @@ class StepJits:
 
         everywhere = PartitionSpec()
         return self._jit(run, "set_extras", (everywhere, everywhere), everywhere, donate=(0,))
+
+    def _reduction(self, bucket: Bucket, inputs: dict[str, Array]) -> Reduction:
+        all_reduce = all_reduce_of(self._mesh)
+        if self._operations.one_shot and bucket.num_tokens <= MAX_ROWS:
+            return one_shot(all_reduce, inputs)
+        return Reduction(all_reduce)
 
     def _jit(
         self, run: Callable[..., Any], name: str, into: Any, out: Any, *, donate: tuple[int, ...]

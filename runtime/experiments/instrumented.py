@@ -16,6 +16,7 @@ from models.kv_cache import KVCache, make_paged_attention
 from models.mesh import CACHE_AXES, TP, partition
 from models.operations import Operations
 from models.pattern_attention import make_pattern_attention
+from models.qwen2 import Reduction
 from models.sites import HEAD_SITES, PATTERN, Recorder, full_name, site_axes, site_shapes
 from runtime.buckets import Bucket, SampleBucket
 from runtime.experiments.probe import Instrument, ProbedStep
@@ -138,7 +139,7 @@ class InstrumentedPrograms:
                 state,
                 inputs,
                 operations=self._operations,
-                all_reduce=all_reduce_of(self._mesh),
+                reduction=Reduction(all_reduce_of(self._mesh)),
                 tap=tap,
                 make_attention=make_attention,
             )

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from models.mesh import make_mesh
 from models.operations import Operations
+from models.qwen2 import Reduction
 from models.sites import Recorder
 from runtime.compile_log import CompileLog
 from runtime.errors import RequestError
@@ -230,7 +231,7 @@ def test_taps_cost_nothing_while_nobody_looks(served):
                 state,
                 packing.unpack(vector),
                 operations=Operations(),
-                all_reduce=all_reduce_of(make_mesh(1)),
+                reduction=Reduction(all_reduce_of(make_mesh(1))),
                 tap=tap,
             )
 

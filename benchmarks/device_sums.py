@@ -1,0 +1,109 @@
+"""Sums over devices with the addition and norm that read them: XLA's and ours, by rows.
+
+python -m benchmarks.device_sums --rows 1 8 32 128
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array
+
+from models.mesh import TP, make_mesh
+from models.qwen2 import AddNorm, Reduction, whole
+from pallas_kernels.add_norm import add_norm, hopper_add_norm
+from pallas_kernels.hopper import is_hopper
+from runtime.exchange import Exchange, one_shot
+from runtime.step_input import inbox_packing
+from runtime.step_jits import all_reduce_of
+
+WIDTH = 3584
+CALLS = 56  # of a step
+ROUNDS = 20
+EPS = 1e-6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", nargs="+", type=int, default=[1, 8, 32, 128])
+    parser.add_argument("--devices", type=int, default=jax.device_count())
+    options = parser.parse_args()
+    hopper = is_hopper(jax.devices()[0])
+    print(f"{options.devices} × {jax.devices()[0].device_kind}; µs a sum, with what reads it")
+    norm = hopper_add_norm if hopper else add_norm
+    ways = ["xla", "ours"] if hopper else ["xla"]
+    for rows in options.rows:
+        times = {way: microseconds(way, rows, options.devices, norm) for way in ways}
+        print(f"{rows:>5}  " + "  ".join(f"{way} {time:6.1f}" for way, time in times.items()))
+
+
+def microseconds(way: str, rows: int, num_devices: int, norm: AddNorm) -> float:
+    """Of one sum: the difference between a program of many and one of a single sum."""
+    many, one = (step_seconds(way, rows, num_devices, norm, calls) for calls in (CALLS, 1))
+    return (many - one) / (CALLS - 1) * 1e6
+
+
+def step_seconds(way: str, rows: int, num_devices: int, norm: AddNorm, calls: int) -> float:
+    """Of a step of so many sums in a chain, at the median, steps behind each other."""
+    mesh = make_mesh(num_devices)
+    packing = inbox_packing(num_devices)
+    exchange = Exchange(mesh, width=WIDTH)
+    run = make_step(way, mesh, norm, calls)
+    random = np.random.default_rng(0)
+    x, scale = jnp.asarray(random.normal(size=(rows, WIDTH)), jnp.bfloat16), jnp.ones(WIDTH)
+    terms = jnp.asarray(random.normal(size=(num_devices, 1, rows, WIDTH)), jnp.bfloat16)
+    arguments = jax.device_put((x, scale), jax.NamedSharding(mesh, P()))
+    terms = jax.device_put(terms, jax.NamedSharding(mesh, P(TP)))
+
+    def step() -> Array:
+        vector = np.zeros(packing.size, np.int32)
+        exchange.fill(packing.views(vector))
+        result: Array = run(*arguments, terms, vector)
+        return result
+
+    jax.block_until_ready(step())
+    seconds = []
+    for _ in range(ROUNDS):
+        begin = time.perf_counter()
+        results = [step() for _ in range(5)]
+        jax.block_until_ready(results)
+        seconds.append((time.perf_counter() - begin) / 5)
+    return statistics.median(seconds)
+
+
+def make_step(way: str, mesh: Any, norm: AddNorm, calls: int) -> Callable[..., Array]:
+    """A step whose sums each wait for the one before."""
+    packing = inbox_packing(mesh.size)
+
+    def run(x: Array, scale: Array, terms: Array, vector: Array) -> Array:
+        all_reduce = all_reduce_of(mesh)
+        ours = one_shot(whole, packing.unpack(vector))
+        reduction = ours if way == "ours" else Reduction(all_reduce)
+        part = terms[0]
+        for i in range(calls):
+            x, normed = reduction.norm(jnp.int32(i), norm)(
+                x, reduction.before_norm(part), scale, EPS
+            )
+            part = normed[None]
+        return x
+
+    return jax.jit(
+        partial(
+            jax.shard_map,
+            mesh=mesh,
+            in_specs=(P(), P(), P(TP), P()),
+            out_specs=P(),
+            check_vma=False,
+        )(run)
+    )
+
+
+if __name__ == "__main__":
+    main()
