@@ -1,11 +1,13 @@
 """The Python face on a tiny random model: what callers rely on."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from benchmarks.make_gguf import write_gguf
 from runtime.errors import PromptTooLong, RequestError
 from runtime.llm import LLM
 from runtime.request import SamplingParams, TokenOutput
@@ -158,8 +160,11 @@ def test_what_cannot_be_started_is_refused() -> None:
         LLM("demo", logits_processors={"x": 3})  # type: ignore[dict-item]
 
 
-def test_it_is_closed_once() -> None:
-    with LLM("demo", max_model_len=128, max_num_seqs=1, max_num_batched_tokens=128) as llm:
+def test_it_is_closed_once(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "tiny.gguf", size="tiny")
+    # as the model of the other tests, whose programs are read
+    options: dict[str, Any] = {"max_model_len": 512, "max_num_seqs": 4}
+    with LLM(str(path), dtype="float32", max_num_batched_tokens=128, **options) as llm:
         llm.close()
     llm.close()
 
