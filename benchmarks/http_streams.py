@@ -130,15 +130,22 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def wait_until_ready(port: int, seconds: float = 300.0) -> None:
-    """Until /health is 200."""
+def wait_until_ready(port: int, server: subprocess.Popen[bytes], seconds: float = 300.0) -> None:
+    """Until /health is 200.
+
+    Raises:
+        RuntimeError: the server has ended.
+        TimeoutError: it took too long.
+    """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise RuntimeError(f"the server ended with exit code {server.returncode}")
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
             return
         except (urllib.error.URLError, ConnectionError):
-            time.sleep(0.1)
+            time.sleep(0.02)
     raise TimeoutError(f"the server is not ready after {seconds:g} s")
 
 
@@ -164,7 +171,7 @@ def measure(options: argparse.Namespace, form: str) -> str:
 
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         try:
-            wait_until_ready(port)
+            wait_until_ready(port, process)
             asyncio.run(run_clients(port, body, 4))  # what is done once is not of interest
             before, begin = cpu_seconds(process.pid), time.monotonic()
             counts = asyncio.run(run_clients(port, body, options.streams))

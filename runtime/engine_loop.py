@@ -94,6 +94,8 @@ class Channel:
 def run_engine(channel: Channel) -> int:
     """Serves until it is told to end; the exit code of the process."""
     first = channel.receive()
+    if isinstance(first, Shutdown):  # the model could not be served
+        return 0
     if not isinstance(first, Start):
         raise ValueError(f"the first message must be Start, got {type(first).__name__}")
     log = CompileLog()

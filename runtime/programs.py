@@ -14,6 +14,7 @@ from jaxtyping import Array
 from models.kv_cache import KVCache
 from models.operations import Operations
 from runtime.buckets import Bucket, Buckets, SampleBucket, SampleMode
+from runtime.compilation_cache import not_through_xla
 from runtime.part import Part, decoder_dtype, decoder_width
 from runtime.program_store import ProgramStore
 from runtime.recipes import Recipe, make_all, read_later
@@ -108,9 +109,10 @@ def make_programs(
     extras = (state, _vector(extras_packing(shape).size))
     recipes["set_extras"] = Recipe("set_extras", jits.set_extras, extras, state)
     smaller = set(buckets.all) - set(buckets.largest)
-    made = make_all(
-        recipes, num_threads=num_threads, store=store, may_wait=() if at_once else smaller
-    )
+    with not_through_xla():
+        made = make_all(
+            recipes, num_threads=num_threads, store=store, may_wait=() if at_once else smaller
+        )
     forward = {bucket: made.programs[bucket] for bucket in buckets.all if bucket in made.programs}
     sample = {bucket: made.programs[bucket] for bucket in buckets.samples}
     programs = Programs(

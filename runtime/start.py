@@ -17,7 +17,7 @@ from models.load import load_model
 from models.mesh import make_mesh, tensor_parallel_size
 from models.operations import choose_operations
 from runtime.buckets import Buckets
-from runtime.compilation_cache import not_through_xla, program_store, use_compilation_cache
+from runtime.compilation_cache import program_store, use_compilation_cache
 from runtime.config import RuntimeConfig
 from runtime.engine import Engine
 from runtime.guide import MakeGuide
@@ -133,22 +133,21 @@ def start_engine(
         num_peers=chosen.num_devices if operations.one_shot else 0,
     )
     report("compile", f"compiling for {', '.join(b.name for b in chosen.buckets.all)}", None)
-    with not_through_xla():
-        runner = ModelRunner(
-            model,
-            mesh,
-            buckets=chosen.buckets,
-            shape=shape,
-            num_pages=memory.num_pages,
-            kv_dtype=chosen.kv_dtype,
-            operations=operations,
-            # for two GPUs XLA crashed when several threads compiled (docs/performance.md)
-            num_threads=(os.cpu_count() or 1) if chosen.num_devices == 1 else 1,
-            store=program_store(
-                config.compilation_cache_dir, mesh.devices.flat, model_facts, operations, chosen
-            ),
-            at_once=at_once,
-        )
+    runner = ModelRunner(
+        model,
+        mesh,
+        buckets=chosen.buckets,
+        shape=shape,
+        num_pages=memory.num_pages,
+        kv_dtype=chosen.kv_dtype,
+        operations=operations,
+        # for two GPUs XLA crashed when several threads compiled (docs/performance.md)
+        num_threads=(os.cpu_count() or 1) if chosen.num_devices == 1 else 1,
+        store=program_store(
+            config.compilation_cache_dir, mesh.devices.flat, model_facts, operations, chosen
+        ),
+        at_once=at_once,
+    )
     programs = runner.programs
     check_room(mesh.devices.flat[0], programs.step_bytes)
     info = EngineInfo(

@@ -85,9 +85,7 @@ serve() {
 
 # The second start finds every program compiled.
 warm_start() {
-    start first_start && stop
-    start second_start && stop
-    grep -i compiled "$folder/first_start.txt" "$folder/second_start.txt"
+    $python -m benchmarks.starts "$model" --max-num-seqs 128 --max-model-len 8192 | tee "$folder/starts.txt"
 }
 
 # A product at a time: a kernel that stands still must not take the others along.

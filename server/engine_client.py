@@ -70,18 +70,21 @@ class EngineClient:
         self._reading: asyncio.Task[None] | None = None
         self._snapshot: OneAnswer[Snapshot] = OneAnswer(lambda: self._send(AskSnapshot()))
 
+    async def launch(self) -> None:
+        """Starts the process, which takes seconds to import what it needs."""
+        self._process = await start_process(self._command)
+
     async def start(
         self,
         config: RuntimeConfig,
         stop_ids: Iterable[int],
         report: Callable[[Progress], None],
     ) -> EngineInfo:
-        """Starts the process and waits until everything is compiled.
+        """Has the launched process load a model, and waits until it can serve.
 
         Raises:
             EngineNotStarted: it could not; `stop` is still to be called.
         """
-        self._process = await start_process(self._command)
         self._send(Start(config, sorted(stop_ids)))
         try:
             self.info = await self._until_ready(report)

@@ -86,9 +86,11 @@ async def open_model(
         logger.info("serving the demonstration model; it completes Python, and knows nothing")
     path = await in_thread(lambda: resolve_model(typed, token=options.hf_token))
     config = replace(options.config, model=str(path.absolute()))
-    text = await in_thread(lambda: load_text(path, options.chat_template))
     engine = EngineClient(options.engine_command, on_step=on_step)
+    text = None
     try:
+        await engine.launch()
+        text = await in_thread(lambda: load_text(path, options.chat_template))
         with ProgressLog() as progress:
             info = await engine.start(config, text.tokenizer.stop_ids, progress.report)
         for line in start_lines(info):
@@ -96,7 +98,8 @@ async def open_model(
         yield ServedModel(names, text, engine, info, seed_source(config.seed), options.profile_dir)
     finally:
         await engine.stop()
-        text.close()
+        if text is not None:
+            text.close()
 
 
 async def in_thread[Result](work: Callable[[], Result]) -> Result:

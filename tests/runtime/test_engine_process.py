@@ -67,7 +67,7 @@ class Peer:
 
 
 @contextmanager
-def engine(model: Path | str, **options: int) -> Iterator[Peer]:
+def launched() -> Iterator[Peer]:
     ours, theirs = socket.socketpair()
     command = [sys.executable, "-m", "runtime.engine_process", str(theirs.fileno())]
     environment = os.environ | QUICKLY
@@ -77,12 +77,17 @@ def engine(model: Path | str, **options: int) -> Iterator[Peer]:
     ):
         theirs.close()
         ours.settimeout(120)
-        peer = Peer(ours, process)
-        peer.send(Start(RuntimeConfig(str(model), **(OPTIONS | options)), [3]))
         try:
-            yield peer
+            yield Peer(ours, process)
         finally:
             process.kill()
+
+
+@contextmanager
+def engine(model: Path | str, **options: int) -> Iterator[Peer]:
+    with launched() as peer:
+        peer.send(Start(RuntimeConfig(str(model), **(OPTIONS | options)), [3]))
+        yield peer
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +178,12 @@ def test_guided_answers_come_beside_free_ones_and_bad_forms_are_refused(tiny: Pa
         assert tokenizer.decode(answers[1]) == "the answer"
         ((request_id, code),) = [(message.request_id, message.code) for message in refused]
         assert (request_id, code) == (2, "invalid_schema")
+
+
+def test_it_ends_before_it_has_started() -> None:
+    with launched() as peer:
+        peer.send(Shutdown())
+        assert peer.process.wait(60) == 0
 
 
 def test_it_ends_when_its_parent_is_gone(tiny: Path) -> None:

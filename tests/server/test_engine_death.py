@@ -128,6 +128,7 @@ async def test_an_engine_that_does_not_end_is_killed(
     monkeypatch.setattr("server.engine_process.ENGINE_EXIT_SECONDS", 0.2)
     options = fake_options("--deaf")
     engine = EngineClient(options.engine_command)
+    await engine.launch()
     await engine.start(options.config, [1], print)
     assert engine._process is not None
     await engine.stop()
@@ -146,6 +147,7 @@ async def test_an_engine_that_closes_its_connection_and_goes_on(
     code = "import os, sys, time; os.close(int(sys.argv[1])); time.sleep(60)"
     engine = EngineClient((sys.executable, "-c", code))
     with pytest.raises(EngineNotStarted, match="closed its connection"):
+        await engine.launch()
         await engine.start(fake_options().config, [], print)
     await engine.stop()
 
@@ -169,6 +171,7 @@ async def test_an_engine_that_does_not_keep_to_the_protocol(
     )
     engine = EngineClient((sys.executable, "-c", code))
     with pytest.raises(EngineNotStarted, match=message):
+        await engine.launch()
         await engine.start(fake_options().config, [], print)
     await engine.stop()
 
@@ -176,6 +179,7 @@ async def test_an_engine_that_does_not_keep_to_the_protocol(
 async def test_an_engine_that_hangs_is_killed_and_ends_its_requests(fake_options: Any) -> None:
     options = fake_options("--hang-after", "2")
     engine = EngineClient(options.engine_command, step_seconds=0.5)
+    await engine.launch()
     await engine.start(options.config, [], print)
     await asyncio.sleep(0.7)  # an idle engine says nothing either, and lives
     request = Submit(engine.new_id(), [5, 6, 7], SamplingParams(max_tokens=50))
