@@ -61,7 +61,11 @@ class RopeScaling:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The facts of one model file; letters as in `models/__init__.py`, lengths in tokens."""
+    """The facts of one model file; letters as in `models/__init__.py`, lengths in tokens.
+
+    `head_copies`: devices that hold each kv head, where there are more of them than heads; heads
+    are then counted with their copies (`models.head_copies`).
+    """
 
     architecture: str
     name: str
@@ -77,6 +81,7 @@ class ModelConfig:
     rope_theta: float
     rope_scaling: RopeScaling | None
     tied_embeddings: bool
+    head_copies: int = 1
 
 
 def kv_bytes_per_token(config: ModelConfig, item_bytes: int) -> int:

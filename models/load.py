@@ -5,6 +5,7 @@ from jax.sharding import Mesh
 from models.config import ModelConfig
 from models.errors import ModelFileError
 from models.gguf_file import GGUFFile
+from models.head_copies import HeadCopies, head_copies, on_devices
 from models.mesh import TP
 from models.qwen2 import MLP, Decoder, Head, Layer, Qwen2, RMSNorm, SelfAttention
 from models.tensor_reader import Progress, TensorReader
@@ -71,6 +72,7 @@ def load_model(
     """The model on the devices of `mesh`, its weights as `dtype`.
 
     Args:
+        config: of the file; that of the model counts heads as the devices hold them.
         dtype: "float32", "bfloat16" or "int8" (products of 8 bits, the rest float32).
         progress: called with the share of the file's bytes that is done.
         products: how products of floats are made.
@@ -80,7 +82,8 @@ def load_model(
     """
     check_tensors(file, config)
     reader = TensorReader(file, mesh, dtype, progress, products)
-    layers = [_load_layer(reader, config, f"blk.{i}") for i in range(config.num_layers)]
+    heads = head_copies(config, mesh.shape[TP])
+    layers = [_load_layer(reader, config, heads, f"blk.{i}") for i in range(config.num_layers)]
     embedding = reader.matrix(
         ["token_embd.weight"], (config.vocab_size, config.width), (None, None)
     )
@@ -91,13 +94,15 @@ def load_model(
         reader.weight([head_name], (vocab, config.width), ("vocab", None), num_out=1),
     )
     reader.finish()
+    config = on_devices(config, mesh.shape[TP])
     return Qwen2(config, Decoder(config, embedding, layers), head)
 
 
-def _load_layer(reader: TensorReader, config: ModelConfig, prefix: str) -> Layer:
+def _load_layer(reader: TensorReader, config: ModelConfig, heads: HeadCopies, prefix: str) -> Layer:
     k, h, d, f = config.num_kv_heads, config.head_dim, config.width, config.ffn_width
     qkv = [f"{prefix}.attn_{x}" for x in "qkv"]
     group = config.num_heads // k
+    shared = heads.copies > 1
     return Layer(
         RMSNorm(reader.vector(f"{prefix}.attn_norm.weight"), config.rms_eps),
         SelfAttention(
@@ -107,13 +112,19 @@ def _load_layer(reader: TensorReader, config: ModelConfig, prefix: str) -> Layer
                 ("kv_heads", None, None),
                 num_out=2,
                 join_axis=1,
+                arrange=heads.rows if shared else None,
             ),
-            reader.biases([f"{name}.bias" for name in qkv], (k, (group + 2) * h)),
+            reader.biases(
+                [f"{name}.bias" for name in qkv],
+                (k, (group + 2) * h),
+                arrange=heads.rows if shared else None,
+            ),
             reader.weight(
                 [f"{prefix}.attn_output.weight"],
                 (d, k, group * h),
                 (None, "kv_heads", None),
                 num_out=1,
+                arrange=heads.columns if shared else None,
             ),
             h,
         ),

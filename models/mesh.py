@@ -42,8 +42,12 @@ def sharding(mesh: Mesh, axes: Axes) -> NamedSharding:
 
 
 def divides(config: ModelConfig, size: int) -> bool:
-    """Whether `size` devices can share the model: kv heads and feed-forward are cut evenly."""
-    return config.num_kv_heads % size == 0 and config.ffn_width % size == 0
+    """Whether `size` devices can share the model: kv heads and feed-forward are cut evenly.
+
+    Of more devices than kv heads each holds one, which others have as well.
+    """
+    heads = config.num_kv_heads
+    return (heads % size == 0 or size % heads == 0) and config.ffn_width % size == 0
 
 
 def tensor_parallel_size(config: ModelConfig, asked: int | None, num_devices: int) -> int:

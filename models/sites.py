@@ -52,6 +52,8 @@ def _letters(config: ModelConfig) -> dict[str, str]:
         full_name(site, i): letters
         for i in range(config.num_layers)
         for site, letters in _IN_LAYER.items()
+        # copies of a kv head, and query heads of zeros, are nobody's heads
+        if config.head_copies == 1 or not {"N", "K"} & set(letters)
     }
     return _BEFORE | in_layers | _AFTER
 
@@ -109,9 +111,10 @@ def expand_sites(patterns: str | Iterable[str], names: Collection[str]) -> list[
                 parts[1] = str(num_layers + int(parts[1]))
         found = {name for name in names if _matches(name.split("."), parts)}
         if not found:
+            within = [name.split(".", 2)[2] for name in names if name.startswith("layers.0.")]
             raise ValueError(
                 f"no site is called {pattern!r}: there are {', '.join(_BEFORE)}, "
-                f"layers.0 to layers.{num_layers - 1} with {', '.join(_IN_LAYER)}, "
+                f"layers.0 to layers.{num_layers - 1} with {', '.join(within)}, "
                 f"and {', '.join(_AFTER)}"
             )
         chosen |= found

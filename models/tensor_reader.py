@@ -20,6 +20,9 @@ from models.mesh import sharding
 from models.weights import Axes, Dense, Int8, Products, Weight, round_to_int8
 
 type Progress = Callable[[float], None]
+# of an array as the file has it: another layout; the same function for all layers, which is
+# compiled once for them
+type Arrange = Callable[[Array], Array]
 
 # Tensors whose raw bytes may wait on the device at once: enough to overlap the copy with the work,
 # too few to hold a second model.
@@ -54,15 +57,26 @@ class TensorReader:
         """A norm's scale, float32, on every device."""
         return self._build([name], self._file.tensors[name].shape, (None,), dtype="float32")
 
-    def biases(self, names: list[str], shape: tuple[int, ...]) -> Array:
+    def biases(
+        self, names: list[str], shape: tuple[int, ...], *, arrange: Arrange | None = None
+    ) -> Array:
         """Biases, float32, joined and cut like the matrix they belong to."""
-        return self._build(names, shape, ("kv_heads", None), dtype="float32", join_axis=1)
+        axes: Axes = ("kv_heads", None)
+        return self._build(names, shape, axes, dtype="float32", join_axis=1, arrange=arrange)
 
     def matrix(
-        self, names: list[str], shape: tuple[int, ...], axes: Axes, *, join_axis: int = 0
+        self,
+        names: list[str],
+        shape: tuple[int, ...],
+        axes: Axes,
+        *,
+        join_axis: int = 0,
+        arrange: Arrange | None = None,
     ) -> Array:
         """Tensors joined along an axis of `shape`, in the model's dtype."""
-        return self._build(names, shape, axes, dtype=self._dtype, join_axis=join_axis)
+        return self._build(
+            names, shape, axes, dtype=self._dtype, join_axis=join_axis, arrange=arrange
+        )
 
     def weight(
         self,
@@ -72,10 +86,11 @@ class TensorReader:
         *,
         num_out: int,
         join_axis: int = 0,
+        arrange: Arrange | None = None,
     ) -> Weight:
         """The same as a weight for products; the first `num_out` axes are its outputs."""
         if not self._int8:
-            values = self.matrix(names, shape, axes, join_axis=join_axis)
+            values = self.matrix(names, shape, axes, join_axis=join_axis, arrange=arrange)
             return Dense(values, axes, products=self._products)
         raw, types = self._raw(names)
         values, scales, finite = _assemble_int8(
@@ -84,6 +99,7 @@ class TensorReader:
             shape=shape,
             num_out=num_out,
             join_axis=join_axis,
+            arrange=arrange,
             placement=(sharding(self._mesh, axes), sharding(self._mesh, axes[:num_out])),
         )
         self._track(finite, names)
@@ -102,6 +118,7 @@ class TensorReader:
         *,
         dtype: str,
         join_axis: int = 0,
+        arrange: Arrange | None = None,
     ) -> Array:
         raw, types = self._raw(names)
         array, finite = _assemble(
@@ -109,6 +126,7 @@ class TensorReader:
             types=types,
             shape=shape,
             join_axis=join_axis,
+            arrange=arrange,
             dtype=dtype,
             placement=sharding(self._mesh, axes),
         )
@@ -152,6 +170,7 @@ def _join(
     types: tuple[gguf.GGMLQuantizationType, ...],
     shape: tuple[int, ...],
     join_axis: int,
+    arrange: Arrange | None,
 ) -> Array:
     """The tensors as float32, side by side along `join_axis` of `shape`, padded with zeros."""
     leading = shape[:join_axis]
@@ -161,25 +180,29 @@ def _join(
     ]
     joined = jnp.concatenate(parts, axis=join_axis)
     missing = shape[join_axis] - joined.shape[join_axis]
-    return jnp.pad(joined, [(0, missing * (axis == join_axis)) for axis in range(len(shape))])
+    whole = jnp.pad(joined, [(0, missing * (axis == join_axis)) for axis in range(len(shape))])
+    return whole if arrange is None else arrange(whole)
 
 
-@partial(jax.jit, static_argnames=("types", "shape", "join_axis", "dtype", "placement"))
+@partial(jax.jit, static_argnames=("types", "shape", "join_axis", "arrange", "dtype", "placement"))
 def _assemble(
     raw: list[Array],
     *,
     types: tuple[gguf.GGMLQuantizationType, ...],
     shape: tuple[int, ...],
     join_axis: int,
+    arrange: Arrange | None,
     dtype: str,
     placement: NamedSharding,
 ) -> tuple[Array, Array]:
-    joined = _join(raw, types, shape, join_axis)
+    joined = _join(raw, types, shape, join_axis, arrange)
     placed = jax.lax.with_sharding_constraint(joined.astype(dtype), placement)
     return placed, jnp.isfinite(joined).all()
 
 
-@partial(jax.jit, static_argnames=("types", "shape", "num_out", "join_axis", "placement"))
+@partial(
+    jax.jit, static_argnames=("types", "shape", "num_out", "join_axis", "arrange", "placement")
+)
 def _assemble_int8(
     raw: list[Array],
     *,
@@ -187,9 +210,11 @@ def _assemble_int8(
     shape: tuple[int, ...],
     num_out: int,
     join_axis: int,
+    arrange: Arrange | None,
     placement: tuple[NamedSharding, NamedSharding],
 ) -> tuple[Array, Array, Array]:
-    joined = _join(raw, types, shape, join_axis)
+    joined = _join(raw, types, shape, join_axis, arrange)
+    shape = joined.shape
     values, scales = round_to_int8(joined.reshape(math.prod(shape[:num_out]), -1))
     laid_out = (values.reshape(shape), scales.reshape(shape[:num_out]))
     return *jax.lax.with_sharding_constraint(laid_out, placement), jnp.isfinite(joined).all()

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from models.config import PAGE_SIZE, ModelConfig, model_config
 from models.gguf_file import GGUFFile
+from models.head_copies import on_devices
 from models.kv_cache import BLOCK_Q
 from models.load import load_model
 from models.mesh import make_mesh, tensor_parallel_size
@@ -85,8 +86,9 @@ def start_engine(
     """
     use_compilation_cache(config.compilation_cache_dir)
     take_share(config.gpu_memory_utilization)
-    model_facts = model_config(file)
-    chosen = _choose(config, model_facts)
+    in_file = model_config(file)
+    chosen = _choose(config, in_file)
+    model_facts = on_devices(in_file, chosen.num_devices)
     mesh = make_mesh(chosen.num_devices)
 
     expected = forecast(
@@ -104,7 +106,7 @@ def start_engine(
     )
     model = load_model(
         file,
-        model_facts,
+        in_file,
         mesh,
         dtype=chosen.dtype,
         progress=lambda fraction: report("load", "loading", fraction),

@@ -16,17 +16,18 @@ MODEL = ModelConfig(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(("num_devices", "size"), [(1, 1), (2, 2), (3, 2), (4, 4), (7, 4), (8, 4)])
+@pytest.mark.parametrize(("num_devices", "size"), [(1, 1), (2, 2), (3, 2), (4, 4), (7, 4), (8, 8)])
 def test_by_default_as_many_devices_as_divide_the_model(num_devices, size):
     assert tensor_parallel_size(MODEL, None, num_devices) == size
 
 
 def test_what_was_asked_for_is_taken():
-    assert [tensor_parallel_size(MODEL, n, 8) for n in (1, 2, 4)] == [1, 2, 4]
+    assert [tensor_parallel_size(MODEL, n, 8) for n in (1, 2, 4, 8)] == [1, 2, 4, 8]
 
 
 @pytest.mark.parametrize(
-    ("asked", "num_devices", "possible"), [(3, 8, "1, 2, 4"), (8, 8, "1, 2, 4"), (4, 2, "1, 2")]
+    ("asked", "num_devices", "possible"),
+    [(3, 8, "1, 2, 4, 8"), (6, 8, "1, 2, 4, 8"), (4, 2, "1, 2")],
 )
 def test_what_cannot_be_is_refused_with_what_can(asked, num_devices, possible):
     with pytest.raises(ValueError) as caught:
@@ -40,7 +41,8 @@ def test_what_cannot_be_is_refused_with_what_can(asked, num_devices, possible):
 def test_heads_and_feed_forward_must_both_divide():
     assert divides(MODEL, 4)
     assert not divides(replace(MODEL, ffn_width=98), 4)
-    assert not divides(replace(MODEL, num_kv_heads=2), 4)
+    assert divides(replace(MODEL, num_kv_heads=2), 4), "two devices hold each"
+    assert not divides(replace(MODEL, num_kv_heads=3), 4)
 
 
 def test_logical_axes_say_where_an_array_is_cut():

@@ -218,9 +218,9 @@ import json, sys
 sys.path[:0] = sys.argv[1:3]
 import jax, test_qwen2 as t
 
-path, answers = sys.argv[3], {}
-for num_devices in (1, 2, 4):
-    assert len(jax.devices()) == 4
+path, sizes, answers = sys.argv[3], json.loads(sys.argv[4]), {}
+for num_devices in sizes:
+    assert len(jax.devices()) == sizes[-1]
     # of each kind one program: what else a runner compiles is not asked for here
     _, runner, buckets, shape = t.make_runner(path, num_devices=num_devices, one_shape=True)
     assert len(runner._cache.k.sharding.device_set) == num_devices
@@ -234,11 +234,15 @@ print(json.dumps(answers))
 """
 
 
-def test_two_and_four_devices_agree_with_one(tmp_path):
-    path = write_gguf(tmp_path / "kv4.gguf", "tiny-kv4")
-    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+# With 2 kv heads 4 and 8 devices hold copies of them: 3 query heads are shared as 2 and 1, or as 1
+# each and one of zeros.
+@pytest.mark.parametrize(("model", "sizes"), [("tiny-kv4", [1, 2, 4]), ("tiny-gqa", [1, 4, 8])])
+def test_several_devices_agree_with_one(tmp_path, model, sizes):
+    path = write_gguf(tmp_path / "tiny.gguf", model)
+    flags = f"--xla_force_host_platform_device_count={sizes[-1]} --xla_backend_optimization_level=0"
+    folders = [str(ROOT), str(Path(__file__).parent)]
     done = subprocess.run(
-        [sys.executable, "-c", SHARDED, str(ROOT), str(Path(__file__).parent), str(path)],
+        [sys.executable, "-c", SHARDED, *folders, str(path), json.dumps(sizes)],
         env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
@@ -246,7 +250,7 @@ def test_two_and_four_devices_agree_with_one(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     answers = {int(n): np.array(rows) for n, rows in json.loads(done.stdout).items()}
-    for num_devices in (2, 4):
+    for num_devices in sizes[1:]:
         assert np.array_equal(answers[num_devices][:, 0], answers[1][:, 0])
         # float32 sums in another order; ids of alternatives are whole numbers
         np.testing.assert_allclose(answers[num_devices], answers[1], atol=1e-4)
