@@ -59,7 +59,7 @@ def seconds_a_call(num_rows: int, vocab: int, mode: SampleMode) -> float:
         token = jnp.int32(0)
         for _ in range(CALLS):
             scores = jax.lax.optimization_barrier(logits + 1e-9 * token)
-            state, result = sample(_same, state, scores, rows, mask, gather=_same, mode=mode)
+            state, result = sample(_same, state, scores, rows, mask, parts=None, mode=mode)
             token = result[0, 0]
         return state, token
 

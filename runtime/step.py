@@ -17,15 +17,18 @@ from models.kv_cache import (
     make_paged_attention,
 )
 from models.operations import Operations
-from models.qwen2 import AllReduce, Decoder, Head, Reduction
+from models.qwen2 import Decoder, Head, Reduction
 from models.sites import Tap, untouched
 from runtime.buckets import SampleMode
 from runtime.packing import from_bits, to_bits
 from runtime.request import MAX_LOGPROBS
-from runtime.sampling import adjust, choose
+from runtime.sampling import NUM_CANDIDATES, adjust, choose
 from runtime.slots import SlotState
 from runtime.token_key import token_key
+from runtime.vocabulary_parts import VocabularyParts
 
+# where the best scores are enough: how many of them
+CANDIDATES_OF = {SampleMode.GREEDY: 1, SampleMode.CANDIDATES: NUM_CANDIDATES}
 RESULT_COLUMNS = 3 + 2 * MAX_LOGPROBS  # token, finite, logprob, best ids, their logprobs
 
 
@@ -97,7 +100,7 @@ def sample(
     rows: Array,
     mask: Array | None = None,
     *,
-    gather: AllReduce,
+    parts: VocabularyParts | None,
     mode: SampleMode,
 ) -> tuple[SlotState, Array]:
     """Chooses a token for each of the first rows of `hidden`.
@@ -106,14 +109,19 @@ def sample(
         hidden: [H, D], from `forward`.
         rows: [R, 4], R <= H: `runtime.step_input.sample_packing`.
         mask: int32 [R, ceil(V / 32)], the tokens that may be chosen; with `SampleMode.FULL`.
-        gather: puts the parts of the vocabulary together: [R, V / devices] -> [R, V].
+        parts: of the vocabulary, if each device has its own.
         mode: enough for all rows.
 
     Returns:
         the state, and int32 [R, RESULT_COLUMNS], floats as bits.
     """
     slot, position, ban, given = rows.T
-    logits = gather(head(hidden[: rows.shape[0]]))
+    logits, ids = head(hidden[: rows.shape[0]]), None
+    if parts is not None:
+        if mode in CANDIDATES_OF:
+            logits, ids = parts.best(logits, CANDIDATES_OF[mode])
+        else:
+            logits = parts.whole(logits)
     with jax.named_scope("sampling"):
         own = jax.tree.map(lambda x: x.at[slot].get(mode="fill", fill_value=0), _small(state))
         adjusted = logits
@@ -131,6 +139,8 @@ def sample(
             min_p=min_p,
             keys=jax.vmap(token_key)(own["seeds"], position),
         )
+        if ids is not None:
+            token = jnp.take_along_axis(ids, token[:, None], axis=1)[:, 0]
         report = _no_logprobs(logits)
         if mode is SampleMode.FULL:
             token = jnp.where(given >= 0, given, token)

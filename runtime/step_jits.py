@@ -21,6 +21,7 @@ from runtime.part import Part
 from runtime.slots import SlotState
 from runtime.step import embed, forward, sample, set_extras
 from runtime.step_input import StepShape, extras_packing, forward_packing, sample_packing
+from runtime.vocabulary_parts import VocabularyParts
 
 # With a pool that fills the device XLA believes it short of memory, and computes products again
 # instead of keeping their results: 51 of them in a step of one row, 0.4 ms. The plan leaves room.
@@ -67,18 +68,14 @@ class StepJits:
 
     def sample(self, bucket: SampleBucket) -> Any:
         packing = sample_packing(bucket.num_rows)
-        vocab_size = self._shape.vocab_size
-
-        def gather(logits: Array) -> Array:
-            # the vocabulary may be padded, so that it divides
-            return lax.all_gather(logits, TP, axis=1, tiled=True)[:, :vocab_size]
+        parts = None if self._mesh.size == 1 else VocabularyParts(self._shape.vocab_size)
 
         def run(
             leaves: list[Array], state: SlotState, hidden: Array, vector: Array, *mask: Array
         ) -> tuple[SlotState, Array]:
             rows = packing.unpack(vector)["rows"]
             head = self._head.rebuild(leaves)
-            return sample(head, state, hidden, rows, *mask, gather=gather, mode=bucket.mode)
+            return sample(head, state, hidden, rows, *mask, parts=parts, mode=bucket.mode)
 
         masks = [PartitionSpec()] * (bucket.mode is SampleMode.FULL)
 

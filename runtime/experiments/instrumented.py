@@ -174,7 +174,7 @@ class InstrumentedPrograms:
             state: SlotState, scores: Array, vector: Array, *mask: Array
         ) -> tuple[SlotState, Array]:
             rows = packing.unpack(vector)["rows"]
-            return sample(_given, state, scores, rows, *mask, gather=_given, mode=bucket.mode)
+            return sample(_given, state, scores, rows, *mask, parts=None, mode=bucket.mode)
 
         return self._jit(
             run,

@@ -33,7 +33,7 @@ def slots(**changes):
 
 @jax.jit
 def sample_once(state, hidden, rows, mask):
-    return sample(head(), state, hidden, rows, mask, gather=lambda x: x, mode=SampleMode.FULL)
+    return sample(head(), state, hidden, rows, mask, parts=None, mode=SampleMode.FULL)
 
 
 def run_sample(state, hidden, rows, mask=(-1,) * SLOTS):

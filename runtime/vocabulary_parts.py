@@ -1,0 +1,42 @@
+"""Scores of which each device has its part of the vocabulary, put together as far as is needed."""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from models.mesh import TP
+
+
+@dataclass(frozen=True)
+class VocabularyParts:
+    """The vocabulary over the devices of a mesh, under shard_map; padded, so that it divides."""
+
+    vocab_size: int
+
+    def whole(self, scores: Float[Array, "R part"]) -> Float[Array, "R V"]:
+        """All scores, on every device."""
+        return lax.all_gather(scores, TP, axis=1, tiled=True)[:, : self.vocab_size]
+
+    def best(
+        self, scores: Float[Array, "R part"], count: int
+    ) -> tuple[Float[Array, "R C"], Int[Array, "R C"]]:
+        """The `count` best of each part, on every device, and their token ids.
+
+        Of 128 rows of 152,064 scores that is some kilobytes instead of 78 MB. A NaN stays one.
+        """
+        size = scores.shape[1]
+        first = lax.axis_index(TP) * size
+        inside = first + jnp.arange(size) < self.vocab_size
+        scores = jnp.where(inside, scores, -jnp.inf)
+        if count == 1:
+            values, ids = scores.max(axis=1, keepdims=True), jnp.argmax(scores, axis=1)[:, None]
+        else:
+            values, ids = lax.top_k(scores, min(count, size), is_stable=False)
+            # which of a row's numbers are NaN is not asked, but whether one is
+            values = values.at[:, 0].set(scores.max(axis=1))
+        return (
+            lax.all_gather(values, TP, axis=1, tiled=True),
+            lax.all_gather(first + ids.astype(jnp.int32), TP, axis=1, tiled=True),
+        )
