@@ -55,7 +55,7 @@ def choose(
     on `mode`, which must be enough for all rows.
 
     Read from memory at 128 rows of 152,064 scores, 78 MB: greedy once, candidates twice, unlimited
-    twice with noise made in passing, limited some 12 times, full some 20.
+    twice with noise made in passing, limited some 16 times, full some 28.
     """
     if mode is SampleMode.GREEDY:
         return _best(logits)

@@ -1,26 +1,33 @@
 """A threshold keeps what sorting keeps."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from runtime.thresholds import highest_threshold, kept
+from runtime.thresholds import GPU_BITS, _ordered_bits, highest_threshold, kept
 from tests.runtime.distributions import LIMITS, kept_probabilities, scores, wider
 
 jitted_kept = jax.jit(kept, static_argnames="bits")
-jitted_threshold = jax.jit(highest_threshold, static_argnames="bits")
 
 
-@pytest.mark.parametrize("bits", [1, 4])
+@partial(jax.jit, static_argnames="bits")
+def jitted_threshold(z, weights, wanted, bits):
+    return highest_threshold(z, lambda *_: weights, wanted, bits=bits)
+
+
+@pytest.mark.parametrize("bits", [1, GPU_BITS])
 def test_the_highest_threshold_is_that_of_a_sorted_row(bits):
     rng = np.random.default_rng(6)
-    order = rng.integers(0, 2**32, (3, 200), dtype=np.uint32)
-    order[0, :5] = [0, 0, 2**31 - 1, 2**31, 2**32 - 1]
+    z = rng.normal(0, 10.0 ** rng.integers(-30, 30, (3, 200))).astype(np.float32)
+    z[0, :6] = [-np.inf, -np.inf, np.inf, 0, 0, -1e-40]
+    order = np.asarray(_ordered_bits(jnp.asarray(z)))
     weights = rng.integers(0, 4, (3, 200)).astype(np.float32)
     for wanted in (1.0, 37.0, float(weights.sum(axis=1).min()), 10_000.0):
         found = jitted_threshold(
-            jnp.asarray(order), jnp.asarray(weights), jnp.full(3, wanted), bits=bits
+            jnp.asarray(z), jnp.asarray(weights), jnp.full(3, wanted), bits=bits
         )
         for row in range(3):
             by_rank = np.argsort(-order[row].astype(np.int64))
@@ -29,7 +36,7 @@ def test_the_highest_threshold_is_that_of_a_sorted_row(bits):
             assert int(found[row]) == best
 
 
-@pytest.mark.parametrize("bits", [1, 4])
+@pytest.mark.parametrize("bits", [1, GPU_BITS])
 @pytest.mark.parametrize("limits", [x for x in LIMITS if "temperature" not in x], ids=str)
 def test_what_is_kept_is_what_sorting_keeps(limits, bits):
     logits = np.stack([scores(3_000, spread) for spread in (0.1, 1.0, 4.0)])
