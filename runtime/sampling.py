@@ -9,6 +9,7 @@ from runtime.buckets import SampleMode
 from runtime.thresholds import CPU_BITS, GPU_BITS, kept
 
 NUM_CANDIDATES = 64
+CHUNK = 128  # scores
 
 
 def adjust(
@@ -61,7 +62,7 @@ def choose(
         return _best(logits)
     # a row at temperature 0 is not drawn; dividing by 1 keeps it finite
     z = logits / jnp.where(temperature > 0, jnp.maximum(temperature, 1e-5), 1)[:, None]
-    values, ids = lax.top_k(z, min(NUM_CANDIDATES, z.shape[1]), is_stable=False)
+    values, ids = best_of(z, min(NUM_CANDIDATES, z.shape[1]))
     random = temperature > 0
     total = jnp.zeros_like(temperature)
     if mode is SampleMode.CANDIDATES:
@@ -90,6 +91,34 @@ def choose(
     among = _among_candidates(values, total, top_k, top_p, min_p, keys)
     drawn = jnp.take_along_axis(ids, among[:, None], axis=-1)[:, 0].astype(jnp.int32)
     return jnp.where(exact, drawn, _best(over_all))
+
+
+def best_of(
+    scores: Float[Array, "S V"], count: int
+) -> tuple[Float[Array, "S C"], Int[Array, "S C"]]:
+    """The `count` best of each row, the best first, and where they are.
+
+    On a CPU, whose sort takes 12 ms for 152,064 scores, they are looked for in the chunks with the
+    highest maxima: the best `count` lie in so many chunks at most.
+    """
+
+    def among_all(scores: Array) -> tuple[Array, Array]:
+        values, ids = lax.top_k(scores, count, is_stable=False)
+        return values, ids
+
+    def among_chunks(scores: Array) -> tuple[Array, Array]:
+        num_rows, width = scores.shape
+        chunks = scores.reshape(num_rows, width // CHUNK, CHUNK)
+        _, high = lax.top_k(chunks.max(axis=-1), count, is_stable=False)
+        high = jnp.sort(high, axis=-1)
+        inside = jnp.take_along_axis(chunks, high[:, :, None], axis=1).reshape(num_rows, -1)
+        values, at = lax.top_k(inside, count, is_stable=False)
+        return values, jnp.take_along_axis(high, at // CHUNK, axis=1) * CHUNK + at % CHUNK
+
+    if scores.shape[1] % CHUNK or scores.shape[1] < 4 * count * CHUNK:
+        return among_all(scores)
+    best: tuple[Array, Array] = lax.platform_dependent(scores, cpu=among_chunks, default=among_all)
+    return best
 
 
 def _best(scores: Array) -> Array:

@@ -22,7 +22,7 @@ from models.sites import Tap, untouched
 from runtime.buckets import SampleMode
 from runtime.packing import from_bits, to_bits
 from runtime.request import MAX_LOGPROBS
-from runtime.sampling import NUM_CANDIDATES, adjust, choose
+from runtime.sampling import NUM_CANDIDATES, adjust, best_of, choose
 from runtime.slots import SlotState
 from runtime.token_key import token_key
 from runtime.vocabulary_parts import VocabularyParts
@@ -188,7 +188,7 @@ def _logprobs(logits: Array, token: Array) -> Array:
     """Log-probabilities of the unscaled scores: the token's, and the 20 best; as bits."""
     log_total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
     chosen = jnp.take_along_axis(logits, token[:, None], axis=1) - log_total
-    best, ids = lax.top_k(logits, min(MAX_LOGPROBS, logits.shape[1]), is_stable=False)
+    best, ids = best_of(logits, min(MAX_LOGPROBS, logits.shape[1]))
     missing = ((0, 0), (0, MAX_LOGPROBS - ids.shape[1]))
     return jnp.concatenate(
         [

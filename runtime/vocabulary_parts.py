@@ -7,6 +7,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from models.mesh import TP
+from runtime.sampling import best_of
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class VocabularyParts:
         if count == 1:
             values, ids = scores.max(axis=1, keepdims=True), jnp.argmax(scores, axis=1)[:, None]
         else:
-            values, ids = lax.top_k(scores, min(count, size), is_stable=False)
+            values, ids = best_of(scores, min(count, size))
             # which of a row's numbers are NaN is not asked, but whether one is
             values = values.at[:, 0].set(scores.max(axis=1))
         return (

@@ -7,7 +7,7 @@ import pytest
 
 from runtime.buckets import SampleMode
 from runtime.request import MAX_LOGIT_BIAS
-from runtime.sampling import NUM_CANDIDATES, adjust, choose
+from runtime.sampling import NUM_CANDIDATES, adjust, best_of, choose
 from runtime.slots import MAX_BANNED
 from tests.runtime.distributions import LIMITS, kept_probabilities, scores, wider
 
@@ -207,3 +207,17 @@ def test_scores_are_adjusted_as_by_hand():
         want = adjusted_by_hand(logits[i], prompt, output, penalties, bias, banned if ban else [])
         np.testing.assert_allclose(got[i], want, rtol=1e-6, atol=1e-6)
     assert np.array_equal(got[-1], logits[-1]), "a row that asks for nothing is left alone"
+
+
+@pytest.mark.parametrize("width", [64 * 128 * 4, 64 * 128 * 4 + 1, 151_936])
+def test_the_best_are_found_by_chunks(width):
+    random = np.random.default_rng(width)
+    rows = random.normal(size=(3, width)).astype(np.float32)
+    rows[1] = np.sort(rows[1])  # all of the best in one chunk
+    rows[2, 5:] = -np.inf  # fewer than are wanted
+    values, ids = jax.jit(best_of, static_argnums=1)(rows, 64)
+    wanted = -np.sort(-rows, axis=1)[:, :64]
+    np.testing.assert_array_equal(values, wanted)
+    np.testing.assert_array_equal(np.take_along_axis(rows, np.asarray(ids), axis=1), wanted)
+    assert all(len(set(own)) == 64 for own in np.asarray(ids).tolist())
+    assert ids[2, :5].tolist() == np.argsort(-rows[2, :5]).tolist()
