@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
 from models.mesh import TP, make_mesh
-from models.qwen2 import AddNorm, Reduction, whole
+from models.qwen2 import AddNorm, Reduction
 from pallas_kernels.add_norm import add_norm, hopper_add_norm
 from pallas_kernels.hopper import is_hopper
 from runtime.exchange import Exchange, one_shot
@@ -83,9 +83,9 @@ def make_step(way: str, mesh: Any, norm: AddNorm, calls: int) -> Callable[..., A
     packing = inbox_packing(mesh.size)
 
     def run(x: Array, scale: Array, terms: Array, vector: Array) -> Array:
-        all_reduce = all_reduce_of(mesh)
-        ours = one_shot(whole, packing.unpack(vector))
-        reduction = ours if way == "ours" else Reduction(all_reduce)
+        reduction = Reduction(all_reduce_of(mesh))
+        if way == "ours":
+            reduction = one_shot(reduction.all_reduce, packing.unpack(vector))
         part = terms[0]
         for i in range(calls):
             x, normed = reduction.norm(jnp.int32(i), norm)(

@@ -19,6 +19,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float
 
 from pallas_kernels.online_softmax import TILE_M, product, swizzled
+from pallas_kernels.tiled_product import silu_gate
 
 ROW_TILE = 8  # the right factor's least number of columns
 MAX_ROWS = 32
@@ -168,7 +169,7 @@ def _kernel(
         return tuple(acc_ref[...] for acc_ref in accumulators)
 
     sums = product(multiply, *[(TILE_M, x_gmem.shape[0])] * num_parts)
-    made = sums[0] if num_parts == 1 else sums[0] * sums[1] / (1.0 + jnp.exp(-sums[0]))
+    made = sums[0] if num_parts == 1 else silu_gate(*sums)
     made = plgpu.layout_cast(made, plgpu.Layout.WGMMA_TRANSPOSED)
     out_smem.transpose((1, 0))[...] = made.astype(out_gmem.dtype)
     plgpu.commit_smem()

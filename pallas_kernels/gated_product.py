@@ -4,6 +4,7 @@ XLA writes both products to memory and reads them again, in a kernel more. Here 
 registers until they are one.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
@@ -19,9 +20,9 @@ from pallas_kernels.tiled_product import MAX_STAGES, NUM_CORES, ROWS_RANGE, Tuni
 # Both results of a tile lie in a warpgroup's registers: 2 * 64 * 160 / 128 = 160 of a thread.
 TILE_OUT_RANGE = (64, 160)
 SMEM_BYTES = 226 * 1024  # a multiprocessor's, without what barriers take
+LEAST_STREAMED = 5  # rows
 # What smaller tiles and fewer copies in flight cost; [128 to 512, 3584] by [2, 18944, 3584] on an
 # H200, docs/performance.md.
-LEAST_STREAMED = 5  # rows
 ENOUGH_TILE_OUT, ENOUGH_STAGES, FEW_STAGES_COST = 96, 4, 0.93
 
 
@@ -115,10 +116,7 @@ def streamed_gated_product(
     Raises:
         ValueError: a shape or type that the kernel does not take.
     """
-    if config.num_splits != 1:
-        raise ValueError(f"a gate needs whole sums, got {config}")
-    out_type = jax.ShapeDtypeStruct((1, x.shape[0], matrix.shape[1]), x.dtype)
-    return few_rows.stream(x, matrix, out_type, config=config, interpret=interpret)[0]
+    return _whole_sums(few_rows.stream, x, matrix, config, interpret)
 
 
 @partial(jax.jit, static_argnames=("config", "interpret"))
@@ -138,7 +136,18 @@ def hopper_gated_product(
     Raises:
         ValueError: a shape or type that the kernel does not take.
     """
+    return _whole_sums(run_tiles, x, matrix, config, interpret)
+
+
+def _whole_sums(
+    kernel: Callable[..., Array],
+    x: Array,
+    matrix: Array,
+    config: TuningConfig | few_rows.TuningConfig,
+    interpret: Any,
+) -> Array:
+    """What a kernel of products in terms makes of a gate."""
     if config.num_splits != 1:
         raise ValueError(f"a gate needs whole sums, got {config}")
     out_type = jax.ShapeDtypeStruct((1, x.shape[0], matrix.shape[1]), x.dtype)
-    return run_tiles(x, matrix, out_type, config=config, interpret=interpret)[0]
+    return kernel(x, matrix, out_type, config=config, interpret=interpret)[0]

@@ -20,9 +20,10 @@ from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import arith, llvm, vector
 from jaxtyping import Array, Float, Int
 
+from pallas_kernels.add_norm import WARPGROUP
+
 type Value = Any  # of MLIR
 
-WARPGROUP = 128  # threads
 NEIGHBOURS = 4  # values of 16 bits that a thread sends at once, as two words
 PACKET = 16  # bytes: two words, a flag behind each
 NUM_SLOTS = 2  # used by turns: who writes to one again knows that everybody has read it

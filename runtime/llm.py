@@ -261,8 +261,7 @@ class LLM:
             self.tokenize(prompt) if isinstance(prompt, str) else token_ids(prompt, param="prompt")
         )
         listed = [
-            self._tokenizer.encode(item, parse_special=True) if isinstance(item, str) else item
-            for item in listed_continuations(continuations)
+            self._behind(item, "continuations") for item in listed_continuations(continuations)
         ]
         return score(self.answers, prompt_ids, listed, max_length=self.info.max_model_len)
 
@@ -287,8 +286,10 @@ class LLM:
 
     def restore(self, snapshot: KVSnapshot, more: str | Sequence[int] = ()) -> KVSnapshot:
         """The context with a text or tokens behind it: a prompt that computes only these."""
+        return extended(snapshot, self._behind(more, "more"))
+
+    def _behind(self, more: object, param: str) -> list[int]:
+        """The ids of what follows a context, a text or ids."""
         if isinstance(more, str):
-            ids = self._tokenizer.encode(more, parse_special=True)
-        else:
-            ids = token_ids(more, param="more")
-        return extended(snapshot, ids)
+            return self._tokenizer.encode(more, parse_special=True)
+        return token_ids(more, param=param)

@@ -120,8 +120,8 @@ def _no_prompt(value: object, param: str) -> RequestError:
     return RequestError(f"{param} are texts or lists of token ids, got {value!r}", param=param)
 
 
-def listed_continuations(continuations: object) -> list[str | list[int]]:
-    """What may follow a prompt, as texts and token ids.
+def listed_continuations(continuations: object) -> list[Any]:
+    """What may follow a prompt: texts and token ids, which are still to be looked at.
 
     Raises:
         RequestError: it is no list, but for instance one text, of which each letter would be one.
@@ -131,10 +131,7 @@ def listed_continuations(continuations: object) -> list[str | list[int]]:
             f"continuations is a list of texts or of lists of ids, got {continuations!r}",
             param="continuations",
         )
-    return [
-        item if isinstance(item, str) else token_ids(item, param="continuations")
-        for item in continuations
-    ]
+    return list(continuations)
 
 
 def listed_chats(messages: Messages | Sequence[Messages]) -> list[Messages]:

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
@@ -25,6 +24,7 @@ from runtime.slots import SlotState
 from runtime.step import forward, sample
 from runtime.step_input import StepShape, forward_packing, sample_packing
 from runtime.step_jits import all_reduce_of
+from runtime.vocabulary_parts import VocabularyParts
 
 EVERYWHERE = PartitionSpec()
 
@@ -78,6 +78,7 @@ class InstrumentedPrograms:
         self._decoder = decoder
         self._head = head
         self._config = config
+        self._vocabulary = VocabularyParts(config.vocab_size)
         self._mesh = mesh
         self._shape = shape
         self._operations = operations
@@ -145,10 +146,12 @@ class InstrumentedPrograms:
             )
             head = self._head.rebuild(head_leaves)
             if sites & HEAD_SITES:
-                all_scores = tap("logits", None, self._gather(head(tap.captured[last], tap)))
+                all_scores = tap(
+                    "logits", None, self._vocabulary.whole(head(tap.captured[last], tap))
+                )
                 scores = all_scores.at[inputs["hidden_rows"]].get(mode="clip")
             else:
-                scores = self._gather(head(hidden))
+                scores = self._vocabulary.whole(head(hidden))
             captured = {
                 name: value.reshape(value.shape[0], *self._local_shape(name))
                 for name, value in tap.captured.items()
@@ -183,10 +186,6 @@ class InstrumentedPrograms:
             (EVERYWHERE, EVERYWHERE),
             donate=(0,),
         )
-
-    def _gather(self, logits: Array) -> Array:
-        whole = lax.all_gather(logits, TP, axis=1, tiled=True)
-        return whole[:, : self._config.vocab_size]
 
     def _local_shape(self, name: str) -> tuple[int, ...]:
         # heads are one axis for people; a sharded site holds a part of them, or of the columns

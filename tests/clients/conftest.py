@@ -3,15 +3,12 @@
 import os
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from benchmarks.http_streams import free_port
+from benchmarks.http_streams import free_port, wait_until_ready
 
 # litellm would fetch its table of prices while it is imported
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
@@ -23,23 +20,11 @@ def running(*command: str, port: int) -> Iterator[str]:
     url = f"http://127.0.0.1:{port}"
     with subprocess.Popen([sys.executable, "-m", *command], stdout=subprocess.DEVNULL) as process:
         try:
-            wait_until_healthy(url, process)
+            wait_until_ready(port, process, seconds=240)
             yield f"{url}/v1"
         finally:
             process.terminate()
             assert process.wait(40) == 0
-
-
-def wait_until_healthy(url: str, process: subprocess.Popen[bytes], seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        assert process.poll() is None, "the server ended"
-        try:
-            urllib.request.urlopen(f"{url}/health", timeout=5).close()
-            return
-        except (urllib.error.HTTPError, urllib.error.URLError):
-            time.sleep(0.1)
-    raise AssertionError(f"not healthy after {seconds} s")
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,8 @@
 """The real model over HTTP, by the official client: six streamed conversations, four at once."""
 
 import asyncio
-import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -12,6 +10,8 @@ from pathlib import Path
 
 import openai
 import pytest
+
+from benchmarks.http_streams import free_port, wait_until_ready
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(600)]
 
@@ -25,25 +25,6 @@ QUESTIONS = {
 }
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def wait_until_healthy(url: str, process: subprocess.Popen[bytes], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        assert process.poll() is None, "the server ended"
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=5):
-                return
-        except (urllib.error.HTTPError, urllib.error.URLError):
-            time.sleep(0.2)
-    raise AssertionError(f"not healthy after {seconds} s")
-
-
 @pytest.fixture(scope="module")
 def url(model_file: Path) -> Iterator[str]:
     port = free_port()
@@ -53,7 +34,7 @@ def url(model_file: Path) -> Iterator[str]:
     command += ["--dtype", "float32"]
     with subprocess.Popen(command) as process:
         try:
-            wait_until_healthy(f"http://127.0.0.1:{port}", process, seconds=300)
+            wait_until_ready(port, process)
             yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()

@@ -1,12 +1,11 @@
 """One started engine for all tests: the tiny model, two rows, prompts of up to two blocks."""
 
-import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from benchmarks.make_gguf import write_gguf
 from profiling.ceilings import Ceilings
 from profiling.start_times import Started, measure_start
+from runtime.compilation_cache import not_through_xla
 
 # of no machine: a round number for arithmetic
 CEILINGS = Ceilings(bytes_per_second=1e9, flops_per_second=1e12, dtype="float32")
@@ -16,9 +15,7 @@ CEILINGS = Ceilings(bytes_per_second=1e9, flops_per_second=1e12, dtype="float32"
 def started(tmp_path_factory) -> Started:
     path = write_gguf(tmp_path_factory.mktemp("profiling") / "tiny.gguf")
     # another folder's tests may have compiled the same programs: these shall take their time
-    jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()
-    try:
+    with not_through_xla():
         return measure_start(
             str(path),
             batch=2,
@@ -26,9 +23,6 @@ def started(tmp_path_factory) -> Started:
             compilation_cache_dir=None,
             max_num_batched_tokens=128,
         )
-    finally:
-        jax.config.update("jax_enable_compilation_cache", True)
-        compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,6 @@
 """A second start reads its programs: the same answers, and nothing is compiled."""
 
-import os
 import threading
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -13,7 +11,6 @@ from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from benchmarks.make_gguf import write_gguf
 from models.gguf_file import open_gguf
-from runtime import program_store
 from runtime.buckets import Bucket
 from runtime.compilation_cache import XLA_FOLDER, not_through_xla, use_compilation_cache
 from runtime.compile_log import CompileLog
@@ -21,12 +18,7 @@ from runtime.config import RuntimeConfig
 from runtime.program_store import ProgramStore
 from runtime.request import SamplingParams
 from runtime.start import start_engine
-
-
-def age(path):
-    old = time.time() - program_store.KEPT_SECONDS - 60
-    os.utime(path, (old, old))
-
+from tests.runtime.test_program_store import age
 
 GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
 
