@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.pallas import mosaic_gpu as plgpu
-from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from pallas_kernels.few_rows import TuningConfig, choose_config, few_rows_product
 from pallas_kernels.multiply import hopper_multiply, multiply, num_splits
+from tests.hopper import lower_for_h200
 
 
 def factors(num_rows, num_out, num_in, dtype=jnp.bfloat16):
@@ -33,10 +33,8 @@ def test_it_is_the_reference(num_rows, splits, stages):
 def test_it_lowers_for_a_gpu_without_one(num_rows):
     x, matrix = (jax.ShapeDtypeStruct(s, jnp.bfloat16) for s in ((num_rows, 18944), (3584, 18944)))
     config = choose_config(*matrix.shape)
-    device = AbstractDevice(device_kind="NVIDIA H200", num_cores=132, platform="gpu")
-    with use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
-        traced = jax.jit(lambda x, m: few_rows_product(x, m, config=config)).trace(x, matrix)
-        assert "mosaic_gpu" in traced.lower(lowering_platforms=("cuda",)).as_text()
+    run = jax.jit(lambda x, m: few_rows_product(x, m, config=config))
+    assert "mosaic_gpu" in lower_for_h200(run, x, matrix).as_text()
 
 
 @pytest.mark.parametrize(

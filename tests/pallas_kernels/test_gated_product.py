@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.pallas import mosaic_gpu as plgpu
-from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from pallas_kernels import few_rows
 from pallas_kernels import tiled_product as module
@@ -18,6 +17,7 @@ from pallas_kernels.gated_product import (
     streamed_gated_product,
 )
 from pallas_kernels.tiled_product import TuningConfig
+from tests.hopper import lower_for_h200
 
 
 def factors(num_rows, num_out, num_in, dtype=jnp.bfloat16):
@@ -65,10 +65,8 @@ def test_the_chosen_configuration_of_few_rows_lowers(num_rows, stages):
     if config:
         shapes = ((num_rows, 3584), (2, 18944, 3584))
         x, matrix = (jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in shapes)
-        device = AbstractDevice(device_kind="NVIDIA H200", num_cores=132, platform="gpu")
-        with use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
-            traced = jax.jit(lambda x, m: hopper_gated(x, m)).trace(x, matrix)
-            assert "few_rows_gated" in traced.lower(lowering_platforms=("cuda",)).as_text()
+        run = jax.jit(lambda x, m: hopper_gated(x, m))
+        assert "few_rows_gated" in lower_for_h200(run, x, matrix).as_text()
 
 
 def test_the_last_tile_overlaps_where_tiles_do_not_divide():
@@ -95,10 +93,8 @@ def test_the_chosen_configuration_lowers_for_a_gpu_without_one(shape, tile_out):
     assert config.tile_out == tile_out and config.num_consumers == 2
     factors = ((num_rows, num_in), (2, num_out, num_in))
     x, matrix = (jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in factors)
-    device = AbstractDevice(device_kind="NVIDIA H200", num_cores=132, platform="gpu")
-    with use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
-        traced = jax.jit(lambda x, m: hopper_gated_product(x, m, config=config)).trace(x, matrix)
-        assert "mosaic_gpu" in traced.lower(lowering_platforms=("cuda",)).as_text()
+    run = jax.jit(lambda x, m: hopper_gated_product(x, m, config=config))
+    assert "mosaic_gpu" in lower_for_h200(run, x, matrix).as_text()
 
 
 @pytest.mark.parametrize(

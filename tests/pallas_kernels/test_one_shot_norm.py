@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from models.mesh import make_mesh
 from pallas_kernels.one_shot_norm import (
@@ -20,24 +19,24 @@ from pallas_kernels.one_shot_norm import (
 from runtime import exchange
 from runtime.exchange import MAX_ROWS, Exchange
 from runtime.step_input import inbox_packing
+from tests.hopper import lower_for_h200
 
 
 @pytest.mark.parametrize("num_devices", [1, 2, 8])
 @pytest.mark.parametrize(("rows", "num_terms"), [(1, 1), (MAX_ROWS, 4)])
 def test_it_lowers_for_cuda(num_devices, rows, num_terms):
-    device = AbstractDevice(device_kind="NVIDIA H200", num_cores=132, platform="gpu")
     shape = jax.ShapeDtypeStruct
     run = jax.jit(partial(one_shot_norm, eps=1e-6, max_rows=MAX_ROWS))
-    with use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
-        traced = run.trace(
-            shape((rows, 3584), jnp.bfloat16),
-            shape((num_terms, rows, 3584), jnp.bfloat16),
-            shape((3584,), jnp.float32),
-            inboxes=shape((num_devices, 2), jnp.int32),
-            place=shape((2,), jnp.int32),
-            number=shape((1,), jnp.int32),
-        )
-        assert "mosaic_gpu" in traced.lower(lowering_platforms=("cuda",)).as_text()
+    lowered = lower_for_h200(
+        run,
+        shape((rows, 3584), jnp.bfloat16),
+        shape((num_terms, rows, 3584), jnp.bfloat16),
+        shape((3584,), jnp.float32),
+        inboxes=shape((num_devices, 2), jnp.int32),
+        place=shape((2,), jnp.int32),
+        number=shape((1,), jnp.int32),
+    )
+    assert "mosaic_gpu" in lowered.as_text()
 
 
 def test_every_word_has_a_flag_behind_it():

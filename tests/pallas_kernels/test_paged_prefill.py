@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.pallas import mosaic_gpu as plgpu
-from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from pallas_kernels.paged_attention import paged_attention_reference
 from pallas_kernels.paged_prefill import TuningConfig, paged_prefill
+from tests.hopper import lower_for_h200
 
 BF16 = jnp.bfloat16
 PAGE = 64
@@ -86,10 +86,8 @@ def test_it_is_the_reference(name, kv_heads, config, capfd):
 )
 def test_it_lowers_for_a_gpu_without_one(config, head_dim):
     *operands, _ = make_case([0, 0], [0, 64], [64, 64], kv_heads=2, group=7, head_dim=head_dim)
-    device = AbstractDevice(device_kind="NVIDIA H200", num_cores=132, platform="gpu")
-    with use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
-        traced = jax.jit(paged_prefill, static_argnames="config").trace(*operands, config=config)
-        assert "mosaic_gpu" in traced.lower(lowering_platforms=("cuda",)).as_text()
+    run = jax.jit(paged_prefill, static_argnames="config")
+    assert "mosaic_gpu" in lower_for_h200(run, *operands, config=config).as_text()
 
 
 @pytest.mark.parametrize(

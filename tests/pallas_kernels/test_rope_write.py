@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.pallas import mosaic_gpu as plgpu
-from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from models.kv_cache import enter
 from models.operations import hopper_enter
 from models.projection import Projection
 from pallas_kernels.rope_write import rope_write, takes_heads
+from tests.hopper import lower_for_h200
 
 INTERPRET = plgpu.InterpretGPUParams(detect_races=True)
 NUM_PAGES, PAGE = 6, 8
@@ -97,10 +97,8 @@ def test_it_lowers_for_a_gpu_without_one_and_writes_in_place(kv_heads, group):
     projection, *rest = operands(4, kv_heads, group, 128)
     given = (projection.terms, projection.bias, projection.rope, *rest)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), given)
-    device = AbstractDevice(device_kind="NVIDIA H200", num_cores=132, platform="gpu")
-    with use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
-        traced = jax.jit(lambda *x: rope_write(*x, rows=8), donate_argnums=(3, 4)).trace(*shapes)
-        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    run = jax.jit(lambda *x: rope_write(*x, rows=8), donate_argnums=(3, 4))
+    text = lower_for_h200(run, *shapes).as_text()
     assert "mosaic_gpu" in text
     for output, operand in ((1, 6), (2, 7)):
         assert f"output_tuple_indices = [{output}], operand_index = {operand}" in text

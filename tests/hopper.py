@@ -1,0 +1,13 @@
+"""Programs as they are lowered for an H200, on machines that have none."""
+
+from typing import Any
+
+from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
+from jax.stages import Lowered, Wrapped
+
+
+def lower_for_h200(run: Wrapped, *operands: Any, **options: Any) -> Lowered:
+    """What `run` lowers to for these arguments, which may be shapes alone."""
+    device = AbstractDevice(device_kind="NVIDIA H200", num_cores=132, platform="gpu")
+    with use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
+        return run.trace(*operands, **options).lower(lowering_platforms=("cuda",))
