@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 from runtime.async_llm import AsyncLLM
 from runtime.engine_thread import EngineThread
 from runtime.errors import EngineDied, RequestError
+from runtime.experiments.interventions import Add
 from runtime.llm import LLM
 from runtime.request import SamplingParams
 
@@ -98,6 +100,13 @@ async def test_leaving_the_loop_ends_the_request(llm: LLM, async_llm: AsyncLLM) 
 async def test_capture_works_here_too(llm: LLM, async_llm: AsyncLLM) -> None:
     output = await last(async_llm.generate([1, 2, 3], PARAMS, capture=["embed"]))
     assert output.captured["embed"].shape == (3 + 11, *llm.sites["embed"])
+
+
+async def test_one_intervention_needs_no_list(llm: LLM, async_llm: AsyncLLM) -> None:
+    wanted = np.zeros(llm.sites["logits"])
+    wanted[7] = 1e4
+    output = await last(async_llm.generate([1, 2, 3], PARAMS, interventions=Add("logits", wanted)))
+    assert set(output.outputs[0].token_ids) == {7}
 
 
 async def test_what_cannot_be_served_is_refused(async_llm: AsyncLLM) -> None:
