@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import jax
@@ -88,6 +89,8 @@ class PagedAttention(Protocol):
         positions: Array,
         *,
         group: int,
+        first_page: int | Array,
+        into: Array | None = None,
     ) -> Array: ...
 
 
@@ -101,8 +104,6 @@ class Enter(Protocol):
         v_pages: Array,
         page_ids: Array,
         offsets: Array,
-        *,
-        are_rows: bool,
     ) -> tuple[Array, Array, Array]: ...
 
 
@@ -112,8 +113,6 @@ def enter(
     v_pages: Float[Array, "pages K page H"],
     page_ids: Int[Array, " T"],
     offsets: Int[Array, " T"],
-    *,
-    are_rows: bool,
 ) -> tuple[
     Float[Array, "T K rows H"], Float[Array, "pages K page H"], Float[Array, "pages K page H"]
 ]:
@@ -121,8 +120,9 @@ def enter(
 
     Args:
         page_ids: -1 for padding, which is written nowhere.
-        are_rows: all tokens are rows of one query; an implementation may then give queries of more
-            than G rows, of which those past G mean nothing.
+
+    Returns:
+        queries, of which an implementation may give more rows than G, which mean nothing; pages.
     """
     q, k, v = projection.heads()
     k_pages = write_pages(k_pages, k, page_ids, offsets)
@@ -144,7 +144,6 @@ def make_entrance(
             *cache.pages,
             jnp.where(step.positions >= 0, own_pages + first_page, -1),
             offsets,
-            are_rows=not step.blocks.shape[0],
         )
         return q, KVCache(k_pages.reshape(cache.k.shape), v_pages.reshape(cache.v.shape))
 
@@ -175,26 +174,15 @@ def make_paged_attention(
 
     def attention(projection: Projection, cache: KVCache) -> tuple[Array, KVCache]:
         q, cache = entrance(projection, cache)
-        first_page = projection.layer * cache.k.shape[1]
-        group = projection.group
+        group, first_page = projection.group, projection.layer * cache.k.shape[1]
+        own = partial(attend, group=group, first_page=first_page)
         with jax.named_scope("attention"):
-            rows = attend(
-                q[:num_rows, None],
-                *cache.pages,
-                row_tables + first_page,
-                row_positions,
-                group=group,
-            )[:, 0]
-            if not num_blocks:
-                return rows, cache
-            blocks = attend(
-                q.reshape(num_blocks, BLOCK_Q, *q.shape[1:]),
-                *cache.pages,
-                block_tables + first_page,
-                block_positions,
-                group=group,
-            ).reshape(q.shape)
-            # each token was computed by one of the two and is zero in the other
-            return blocks.at[:num_rows].add(rows), cache
+            out = None
+            if num_blocks:
+                blocks = q.reshape(num_blocks, BLOCK_Q, *q.shape[1:])
+                out = own(blocks, *cache.pages, block_tables, block_positions)
+                out = out.reshape(q.shape[0], 1, q.shape[1], group, q.shape[3])
+            rows = own(q[:, None], *cache.pages, row_tables, row_positions, into=out)
+            return rows[:, 0], cache
 
     return attention

@@ -63,16 +63,15 @@ def hopper_enter(
     page_ids: Array,
     offsets: Array,
     *,
-    are_rows: bool,
     interpret: Any = None,
 ) -> tuple[Array, Array, Array]:
     """`models.kv_cache.enter` as one kernel, where nobody looks at the heads.
 
-    Rows of one query leave it as the decode kernel takes them, padded.
+    Queries leave it as the decode kernel takes them, padded.
     """
     num_heads, head_dim = projection.bias.shape[0] * projection.bias.shape[1], k_pages.shape[3]
     if projection.tap is not untouched or not writes_heads(num_heads=num_heads, head_dim=head_dim):
-        return enter(projection, k_pages, v_pages, page_ids, offsets, are_rows=are_rows)
+        return enter(projection, k_pages, v_pages, page_ids, offsets)
     with jax.named_scope("rope"):
         written: tuple[Array, Array, Array] = rope_write(
             projection.terms,
@@ -82,7 +81,7 @@ def hopper_enter(
             v_pages,
             page_ids,
             offsets,
-            rows=padded_rows(projection.group) if are_rows else projection.group,
+            rows=padded_rows(projection.group),
             interpret=interpret,
         )
     return written

@@ -5,20 +5,23 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from pallas_kernels.paged_attention import write_known
 from pallas_kernels.paged_decode import choose_config, paged_decode
 from pallas_kernels.paged_prefill import paged_prefill
 
 
 def hopper_attention(
-    q: Float[Array, "B Q K G H"],
+    q: Float[Array, "N Q K rows H"],
     k_pages: Float[Array, "pages K page H"],
     v_pages: Float[Array, "pages K page H"],
     page_tables: Int[Array, "B P"],
     positions: Int[Array, "B Q"],
     *,
     group: int | None = None,
+    first_page: int | Array = 0,
+    into: Float[Array, "N Q K G H"] | None = None,
     interpret: Any = None,
-) -> Float[Array, "B Q K G H"]:
+) -> Float[Array, "B Q K G H"] | Float[Array, "N Q K G H"]:
     """`pallas_kernels.paged_attention.paged_attention` for blocks of 1 or 64 queries.
 
     The queries of a block stand at consecutive positions, padding behind them; what padding gives
@@ -26,25 +29,37 @@ def hopper_attention(
 
     Args:
         group: how many of a kv head's queries count, the first ones; None: all.
+        into: for blocks of 1 query alone.
+
+    Raises:
+        ValueError: blocks of 64 queries are to be written into something.
     """
     if q.shape[1] == 1:
-        return paged_decode(
+        config = choose_config(page_tables.shape[0], q.shape[2], page_tables.shape[1])
+        in_place = into is not None and config.num_splits == 1
+        out = paged_decode(
             q[:, 0],
             k_pages,
             v_pages,
-            page_tables,
+            page_tables + first_page,
             positions[:, 0] + 1,
             group=group,
-            config=choose_config(q.shape[0], q.shape[2], page_tables.shape[1]),
+            config=config,
+            into=into[:, 0] if into is not None and in_place else None,
             interpret=interpret,
         )[:, None]
+        return out if into is None or in_place else write_known(into, out, positions)
+    if into is not None:
+        raise ValueError("blocks of 1 query alone are written into what is given")
     return paged_prefill(
-        q[:, :, :, :group],
+        q,
         k_pages,
         v_pages,
         page_tables,
         jnp.maximum(positions[:, 0], 0),
         (positions >= 0).sum(axis=1, dtype=jnp.int32),
+        first_page=first_page,
+        group=group,
         interpret=interpret,
     )
 

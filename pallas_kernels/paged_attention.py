@@ -57,23 +57,29 @@ def paged_attention_reference(
 
 @partial(jax.jit, static_argnames=("group", "pages_per_iteration"))
 def paged_attention(
-    q: Float[Array, "B Q K G H"],
+    q: Float[Array, "N Q K rows H"],
     k_pages: Float[Array, "pages K page H"],
     v_pages: Float[Array, "pages K page H"],
     page_tables: Int[Array, "B P"],
     positions: Int[Array, "B Q"],
     *,
     group: int | None = None,
+    first_page: int | Array = 0,
+    into: Float[Array, "N Q K G H"] | None = None,
     pages_per_iteration: int = PAGES_PER_ITERATION,
-) -> Float[Array, "B Q K G H"]:
+) -> Float[Array, "B Q K G H"] | Float[Array, "N Q K G H"]:
     """`paged_attention_reference` by an online softmax over a few pages at a time.
 
     Args:
+        q: of which the first B blocks count.
         group: how many of a kv head's queries count, the first ones; None: all.
+        first_page: the one that the tables call 0.
+        into: what the result is written into, but for padding.
 
     Source: Milakov and Gimelshein, Online normalizer calculation for softmax, 2018.
     """
-    q = q[:, :, :, :group]
+    q = q[: page_tables.shape[0], :, :, :group]
+    page_tables = page_tables + first_page
     num_blocks, block_q, num_kv_heads, group, head_dim = q.shape
     page_size = k_pages.shape[2]
     width = min(pages_per_iteration, page_tables.shape[1])
@@ -132,4 +138,13 @@ def paged_attention(
         (jnp.zeros(rows.shape, jnp.float32), zeros + _MASKED, zeros),
     )
     out = (acc / jnp.maximum(total, 1e-30)).astype(q.dtype)
-    return out.reshape(num_blocks, num_kv_heads, group, block_q, head_dim).transpose(0, 3, 1, 2, 4)
+    out = out.reshape(num_blocks, num_kv_heads, group, block_q, head_dim).transpose(0, 3, 1, 2, 4)
+    return out if into is None else write_known(into, out, positions)
+
+
+def write_known(
+    into: Float[Array, "N Q K G H"], out: Float[Array, "B Q K G H"], positions: Int[Array, "B Q"]
+) -> Float[Array, "N Q K G H"]:
+    """`into`, with those queries of `out` in it that are no padding."""
+    counts = (positions >= 0)[:, :, None, None, None]
+    return into.at[: out.shape[0]].set(jnp.where(counts, out, into[: out.shape[0]]))

@@ -70,7 +70,7 @@ def choose_config(
 
 @partial(jax.jit, static_argnames=("group", "config", "interpret"))
 def paged_decode(
-    q: Float[Array, "B K rows H"],
+    q: Float[Array, "N K rows H"],
     k_pages: Float[Array, "pages K page H"],
     v_pages: Float[Array, "pages K page H"],
     page_tables: Int[Array, "B P"],
@@ -78,15 +78,17 @@ def paged_decode(
     *,
     config: TuningConfig,
     group: int | None = None,
+    into: Float[Array, "N K G H"] | None = None,
     interpret: Any = None,
-) -> Float[Array, "B K G H"]:
+) -> Float[Array, "B K G H"] | Float[Array, "N K G H"]:
     """Softmax attention of one query a request over the first `lengths` keys of its pages.
 
     Args:
-        q: queries, already scaled; bfloat16 or float16.
+        q: queries, already scaled; bfloat16 or float16. The first B of them count.
         k_pages, v_pages: finite numbers also where nothing was written.
         lengths: 0 for padding, which gives zeros.
         group: G, how many of a kv head's rows are queries, the first ones; None: all.
+        into: an array that the result of one split is written into, but where there are no keys.
         interpret: `plgpu.InterpretGPUParams` to run on a CPU.
 
     Raises:
@@ -98,8 +100,15 @@ def paged_decode(
     check_operands(q, k_pages, v_pages)
     padding = padded_rows(q.shape[2]) - q.shape[2]
     q = jnp.pad(q, ((0, 0), (0, 0), (0, padding), (0, 0)))
-    run = _make_kernel(q, k_pages, config, group, interpret)
-    out, *sums = run(q, k_pages, v_pages, page_tables, lengths)
+    if into is not None and config.num_splits > 1:
+        raise ValueError(f"one split alone can be written into an array, got {config.num_splits}")
+    # in place, which a kernel does through references alone
+    target = None if into is None else jax.new_ref(into)
+    run = _make_kernel(q, k_pages, lengths.shape[0], config, group, interpret, target)
+    results = run(q, k_pages, v_pages, page_tables, lengths)
+    if target is not None:
+        return jax.freeze(target)
+    out, *sums = results
     if not sums:
         return out
     tops, totals = sums
@@ -111,8 +120,17 @@ def padded_rows(group: int) -> int:
     return -(-group // ROW_TILE) * ROW_TILE
 
 
-def _make_kernel(q: Array, k_pages: Array, config: TuningConfig, group: int, interpret: Any) -> Any:
-    num_rows, num_kv_heads, padded, head_dim = q.shape
+def _make_kernel(
+    q: Array,
+    k_pages: Array,
+    num_rows: int,
+    config: TuningConfig,
+    group: int,
+    interpret: Any,
+    target: Any,
+) -> Any:
+    """The kernel; `target` is a reference to write the result into, or None for a new array."""
+    num_kv_heads, padded, head_dim = q.shape[1:]
     page_size = k_pages.shape[2]
     splits, stages, items = config.num_splits, config.num_stages, config.num_items
     keys = config.pages_per_step * page_size
@@ -144,8 +162,11 @@ def _make_kernel(q: Array, k_pages: Array, config: TuningConfig, group: int, int
             plgpu.SMEM((TILE_M,), jnp.float32),
             plgpu.SMEM((TILE_M,), jnp.float32),
         )
+    kernel = partial(_kernel, config=config)
+    if target is not None:
+        kernel, out_type = partial(kernel, out_gmem=target, keeps=True), []
     return plgpu.kernel(
-        partial(_kernel, config=config),
+        kernel,
         out_type=out_type,
         grid=(-(-num_rows * num_kv_heads // items), splits),
         grid_names=("instance", "split"),
@@ -157,12 +178,12 @@ def _make_kernel(q: Array, k_pages: Array, config: TuningConfig, group: int, int
 
 
 def _kernel(
-    q_gmem: Any,  # [B, K, padded, H]
+    q_gmem: Any,  # [N, K, padded, H]
     k_gmem: Any,  # [pages, K, page, H]
     v_gmem: Any,  # [pages, K, page, H]
     tables_gmem: Any,  # [B, P]
     lengths_gmem: Any,  # [B]
-    out_gmem: Any,  # [B, K, G, H]; of several splits: [B, K, splits, padded, H] float32
+    out_gmem: Any,  # [B or N, K, G, H]; of several splits: [B, K, splits, padded, H] float32
     *sums_gmem: Any,  # of several splits: top and total, [B, K, splits, padded] float32
     q_smem: Any,  # [64 and more, H], item after item; what else it holds does not mix in
     k_smem: Any,  # [stages, keys, H]
@@ -174,6 +195,7 @@ def _kernel(
     sums_smem: Any = (),  # of several splits: [64, H], [64], [64], float32
     p_smem: Any = None,  # [64, keys] to pass the weights through, which the interpreter needs
     config: TuningConfig,
+    keeps: bool = False,  # whether what stands in `out_gmem` stays where there are no keys
 ) -> None:
     split = lax.axis_index("split")
     num_kv_heads, padded = q_gmem.shape[1:3]
@@ -252,19 +274,18 @@ def _kernel(
             for value, smem, gmem in zip(sums, sums_smem, (out_gmem, *sums_gmem), strict=True):
                 smem[...] = value
                 plgpu.commit_smem()
-                _copy_if(item, smem.at[used], gmem.at[item.row, item.head, split])
+                _copy_if(item.is_real, smem.at[used], gmem.at[item.row, item.head, split])
         else:
             weight = spread(jnp.maximum(sums.total, 1e-30), sums.acc.shape)
             out_smem[...] = (sums.acc / weight).astype(out_smem.dtype)
             plgpu.commit_smem()
             used = pl.ds(0, out_gmem.shape[2])
-            _copy_if(item, out_smem.at[used], out_gmem.at[item.row, item.head])
+            is_wanted = item.steps > 0 if keeps else item.is_real
+            _copy_if(is_wanted, out_smem.at[used], out_gmem.at[item.row, item.head])
     plgpu.wait_smem_to_gmem(0)
 
 
-def _copy_if(item: Item, smem: Any, gmem: Any) -> None:
-    """Writes the result of a real item."""
-
-    @pl.when(item.is_real)
+def _copy_if(condition: Any, smem: Any, gmem: Any) -> None:
+    @pl.when(condition)
     def _() -> None:
         plgpu.copy_smem_to_gmem(smem, gmem)

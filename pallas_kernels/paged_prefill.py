@@ -57,15 +57,17 @@ class TuningConfig:
             raise ValueError(f"num_stages must be at least 2, got {self.num_stages}")
 
 
-@partial(jax.jit, static_argnames=("config", "interpret"))
+@partial(jax.jit, static_argnames=("group", "config", "interpret"))
 def paged_prefill(
-    q: Float[Array, "B 64 K G H"],
+    q: Float[Array, "B 64 K rows H"],
     k_pages: Float[Array, "pages K page H"],
     v_pages: Float[Array, "pages K page H"],
     page_tables: Int[Array, "B P"],
     starts: Int[Array, " B"],
     lengths: Int[Array, " B"],
     *,
+    first_page: int | Array = 0,
+    group: int | None = None,
     config: TuningConfig = TuningConfig(),
     interpret: Any = None,
 ) -> Float[Array, "B 64 K G H"]:
@@ -77,13 +79,17 @@ def paged_prefill(
         starts: position of each block's first query; its i-th query sees the keys 0 … start + i.
         lengths: queries of the block that count, the first ones; the others give anything finite.
             0 for padding, which gives zeros.
+        first_page: the one that the tables call 0. Tables and lengths that are the same in all
+            layers are looked into once.
+        group: G, how many of a kv head's rows are queries, the first ones; None: all.
         config: nothing that the result depends on, but for rounding.
         interpret: `plgpu.InterpretGPUParams` to run on a CPU.
 
     Raises:
         ValueError: a shape or type that the kernel does not take.
     """
-    num_blocks, block_q, num_kv_heads, group, head_dim = q.shape
+    num_blocks, block_q, num_kv_heads, rows, head_dim = q.shape
+    group = group or rows
     if block_q != TILE_M:
         raise ValueError(f"blocks of {TILE_M} queries, got {block_q}")
     check_operands(q, k_pages, v_pages)
@@ -96,15 +102,18 @@ def paged_prefill(
         num_consumers=config.num_consumers,
         pages_per_step=config.pages_per_step,
     )
-    heads = q.reshape(num_blocks, block_q, num_kv_heads * group, head_dim)
+    heads = q.reshape(num_blocks, block_q, num_kv_heads * rows, head_dim)
     run = _make_kernel(heads, k_pages, config, group, shares.first.shape[0], interpret)
-    return run(heads, k_pages, v_pages, page_tables, starts, *shares).reshape(q.shape)
+    first = jnp.asarray(first_page, jnp.int32).reshape(1)
+    out = run(heads, k_pages, v_pages, page_tables, first, starts, *shares)
+    return out.reshape(num_blocks, block_q, num_kv_heads, group, head_dim)
 
 
 def _make_kernel(
     heads: Array, k_pages: Array, config: TuningConfig, group: int, instances: int, interpret: Any
 ) -> Any:
     num_kv_heads, page_size, head_dim = k_pages.shape[1:]
+    out_shape = (*heads.shape[:2], num_kv_heads * group, head_dim)
     consumers, stages = config.num_consumers, config.num_stages
     keys = config.pages_per_step * page_size
     wide = swizzled(2)
@@ -125,7 +134,7 @@ def _make_kernel(
     kwargs = {} if interpret is None else {"interpret": interpret}
     return plgpu.kernel(
         partial(prefill_kernel, group=group),
-        out_type=jax.ShapeDtypeStruct(heads.shape, heads.dtype),
+        out_type=jax.ShapeDtypeStruct(out_shape, heads.dtype),
         # the last dimension runs fastest: neighbours read other heads' pages of one context
         grid=(instances, num_kv_heads),
         grid_names=("instance", "kv_head"),

@@ -17,15 +17,16 @@ REGISTERS = {2: (40, 232), 3: (32, 160)}
 
 
 def prefill_kernel(
-    q_gmem: Any,  # [B, 64, N, H]
+    q_gmem: Any,  # [B, 64, K * rows, H]
     k_gmem: Any,  # [pages, K, page, H]
     v_gmem: Any,  # [pages, K, page, H]
     tables_gmem: Any,  # [B, P]
+    first_page_gmem: Any,  # [1]
     starts_gmem: Any,  # [B]
     first_gmem: Any,  # [instances, consumers], as the next two: page_sharing.Shares
     num_steps_gmem: Any,
     num_pages_gmem: Any,
-    out_gmem: Any,  # [B, 64, N, H]
+    out_gmem: Any,  # [B, 64, K * G, H]
     *,
     tile_smem: Any,  # [consumers, 64, H], the queries, then the result
     k_smem: Any,  # [stages, keys, H]
@@ -60,6 +61,7 @@ def prefill_kernel(
     @pl.when(warpgroup == consumers)
     def _() -> None:
         plgpu.set_max_registers(few, action="decrease")
+        first_page = first_page_gmem[0]
         done = jnp.int32(0)
         for i in range(consumers):
             fetch = partial(
@@ -68,6 +70,7 @@ def prefill_kernel(
                 k_gmem.at[:, kv_head],
                 v_gmem.at[:, kv_head],
                 tables_gmem.at[block_of(i)],
+                first_page,
                 first[i],
                 num_pages_gmem[instance, i] - 1,
             )
@@ -80,9 +83,10 @@ def prefill_kernel(
         plgpu.set_max_registers(many, action="increase")
         tile = instance * consumers + warpgroup
         block = block_of(warpgroup)
-        head = kv_head * group + lax.rem(tile, jnp.int32(group))
+        member = lax.rem(tile, jnp.int32(group))
         tile_ref = tile_smem.at[warpgroup]
-        plgpu.copy_gmem_to_smem(q_gmem.at[block, :, head], tile_ref, q_barrier.at[warpgroup])
+        own = q_gmem.at[block, :, kv_head * (q_gmem.shape[2] // k_gmem.shape[1]) + member]
+        plgpu.copy_gmem_to_smem(own, tile_ref, q_barrier.at[warpgroup])
         plgpu.barrier_wait(q_barrier.at[warpgroup])
         attend_tile(
             tile_ref,
@@ -98,7 +102,7 @@ def prefill_kernel(
 
         @pl.when(tile < num_tiles)
         def _() -> None:
-            plgpu.copy_smem_to_gmem(tile_ref, out_gmem.at[block, :, head])
+            plgpu.copy_smem_to_gmem(tile_ref, out_gmem.at[block, :, kv_head * group + member])
             plgpu.wait_smem_to_gmem(0)
 
 
@@ -107,6 +111,7 @@ def _fetch(
     k_gmem: Any,  # [pages, page, H]
     v_gmem: Any,  # [pages, page, H]
     table_gmem: Any,  # [P]
+    first_page: Array,
     first: Array,
     last_page: Array,
     step: Array,
@@ -118,7 +123,7 @@ def _fetch(
     stage = ring.stage(step)
     # the last step may be longer than the context: the keys of a page that follows are masked
     places = [(step - first) * pages_per_step + i for i in range(pages_per_step)]
-    pages = [table_gmem[jnp.minimum(place, last_page)] for place in places]
+    pages = [first_page + table_gmem[jnp.minimum(place, last_page)] for place in places]
     for source, target, full, free in (
         (k_gmem, ring.k, ring.k_full, ring.k_free),
         (v_gmem, ring.v, ring.v_full, ring.v_free),

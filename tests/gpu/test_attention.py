@@ -53,3 +53,23 @@ def test_decode(head_dim, group, rows):
 @pytest.mark.parametrize("group", [1, 7])
 def test_prefill(head_dim, group):
     check(64, 2, group, head_dim, [0, 64, 640, 1003, 70], [64, 64, 17, 64, 0], seed=group)
+
+
+@pytest.mark.parametrize("rows", [3, 128])  # split, and not
+def test_rows_are_written_among_what_stands_there(rows):
+    rng = np.random.default_rng(rows)
+    tables = jnp.asarray(rng.permutation(rows * 8).reshape(rows, 8), jnp.int32)
+    shape = (rows * 8 + 1, 2, 64, 128)
+    k, v = (jnp.asarray(rng.normal(size=shape), BF16) for _ in range(2))
+    q = jnp.asarray(rng.normal(size=(rows + 64, 1, 2, 8, 128)) * 128**-0.5, BF16)
+    positions = jnp.asarray(rng.integers(-60, 512, (rows, 1)).clip(-1), jnp.int32)
+    into = jnp.full((rows + 64, 1, 2, 7, 128), 7, BF16)
+    run = jax.jit(hopper_attention, static_argnames="group")
+    out = run(q, k, v, tables, positions, group=7, first_page=1, into=into)
+    is_row = np.append(np.asarray(positions[:, 0]) >= 0, [False] * 64)
+    ours = np.asarray(out.astype(jnp.float32))
+    assert (ours[~is_row] == 7).all()
+    queries = q[:rows, :, :, :7].astype(jnp.float32)
+    reference = paged_attention_reference(queries, k, v, tables + 1, positions)
+    theirs = np.asarray(reference)[is_row[:rows]]
+    assert np.linalg.norm(ours[is_row] - theirs) <= TOLERANCE * np.linalg.norm(theirs)

@@ -83,8 +83,8 @@ def test_rotation_and_write(tokens, kv_heads, group, head_dim, dtype, terms):
     ids, offsets = jnp.asarray(places // 64), jnp.asarray(places % 64)
     ids = ids.at[3:5].set(-1)
     given = (projection, *pages, ids, offsets)
-    ours = hopper_enter(*given, are_rows=True)
-    wanted = enter(*given, are_rows=True)
+    ours = hopper_enter(*given)
+    wanted = enter(*given)
     assert_close(ours[0][:, :, :group], wanted[0])
     for pages_after, wanted_after in zip(ours[1:], wanted[1:], strict=True):
         assert_close(pages_after, wanted_after)

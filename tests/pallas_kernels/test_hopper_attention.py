@@ -8,7 +8,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from pallas_kernels.hopper import is_hopper
 from pallas_kernels.hopper_attention import hopper_attention, takes_heads
-from pallas_kernels.paged_attention import paged_attention_reference
+from pallas_kernels.paged_attention import paged_attention, paged_attention_reference
 from pallas_kernels.paged_decode import TuningConfig, choose_config, paged_decode
 from tests.hopper import lower_for_h200
 
@@ -84,6 +84,35 @@ def test_rows_of_queries_that_do_not_count_may_hold_anything():
     reference = paged_attention_reference(q, k, v, tables, positions)
     assert out.shape == q.shape
     assert relative_error(out, reference) < TOLERANCE
+
+
+@pytest.mark.parametrize("rows", [3, 140])  # split, and not
+def test_rows_are_written_among_what_stands_there(rows, capfd):
+    q, k, v, tables = make_case(rows + 5, 1, 1, 3, 64, 1)
+    tables = tables[:rows]
+    positions = jnp.asarray(np.random.default_rng(1).integers(-1, PAGE, (rows, 1)), jnp.int32)
+    into = jnp.full(q.shape, 7, BF16)
+    interpret = plgpu.InterpretGPUParams(detect_races=rows < 10)
+    out = hopper_attention(
+        q, k, v, tables - 1, positions, first_page=1, into=into, interpret=interpret
+    )
+    assert "RACE" not in capfd.readouterr().out
+    plain = paged_attention(q, k, v, tables - 1, positions, first_page=1, into=into)
+    is_row = np.append(np.asarray(positions[:, 0]) >= 0, [False] * 5)
+    for ours in (out, plain):
+        assert (np.asarray(ours[~is_row]) == 7).all()
+    reference = paged_attention_reference(q[:rows], k, v, tables, positions)[is_row[:rows]]
+    for ours in (out, plain):
+        assert relative_error(ours[is_row], reference) < TOLERANCE
+
+
+def test_blocks_and_splits_are_written_into_nothing():
+    q, k, v, tables = make_case(1, 64, 1, 1, 64, 1)
+    with pytest.raises(ValueError, match="blocks of 1 query alone"):
+        hopper_attention(q, k, v, tables, jnp.zeros((1, 64), jnp.int32), into=q)
+    q = q[:, 0]
+    with pytest.raises(ValueError, match="one split alone can be written into an array, got 2"):
+        paged_decode(q, k, v, tables, jnp.ones(1, jnp.int32), into=q, config=TuningConfig(2))
 
 
 @pytest.mark.parametrize(("rows", "block_q"), [(4, 1), (4, 64), (150, 1)])

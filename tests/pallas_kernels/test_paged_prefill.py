@@ -59,13 +59,17 @@ CASES = {
 )
 def test_it_is_the_reference(name, kv_heads, config, capfd):
     *operands, positions = make_case(**CASES[name], kv_heads=kv_heads)
+    q, k, v, tables = operands[:4]
+    # rows that are no queries, and tables that call another page 0
+    given = jnp.pad(q, ((0, 0),) * 3 + ((0, 1), (0, 0)), constant_values=jnp.nan), k, v, tables - 1
     interpret = plgpu.InterpretGPUParams(detect_races=True, uninitialized_memory="nan")
-    out = paged_prefill(*operands, config=config, interpret=interpret)
+    out = paged_prefill(
+        *given, *operands[4:], first_page=1, group=q.shape[3], config=config, interpret=interpret
+    )
     out = np.asarray(out.astype(jnp.float32))
     assert "RACE" not in capfd.readouterr().out
     assert np.isfinite(out).all()
     assert not out[np.asarray(operands[-1]) == 0].any()
-    q, k, v, tables = operands[:4]
     known = (jnp.nan_to_num(x.astype(jnp.float32)) for x in (q, k, v))
     reference = np.asarray(
         paged_attention_reference(*known, tables.clip(max=k.shape[0] - 1), positions)
