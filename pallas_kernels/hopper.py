@@ -4,6 +4,6 @@ from typing import Any
 
 
 def is_hopper(device: Any) -> bool:
-    """Hopper or newer: what the kernels' instructions need."""
-    capability = getattr(device, "compute_capability", None)
-    return capability is not None and float(capability) >= 9.0
+    """Hopper alone: Blackwell has other instructions for products in place of the kernels'."""
+    capability: str = getattr(device, "compute_capability", "")
+    return capability.startswith("9.")

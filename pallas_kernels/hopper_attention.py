@@ -28,12 +28,27 @@ def hopper_attention(
     is finite and means nothing. Pages hold finite numbers everywhere.
 
     Args:
+        q: of any float type; it is computed in that of the pages.
         group: how many of a kv head's queries count, the first ones; None: all.
         into: for blocks of 1 query alone.
 
     Raises:
         ValueError: blocks of 64 queries are to be written into something.
     """
+    kind = k_pages.dtype
+    if q.dtype != kind:
+        out = hopper_attention(
+            q.astype(kind),
+            k_pages,
+            v_pages,
+            page_tables,
+            positions,
+            group=group,
+            first_page=first_page,
+            into=None if into is None else into.astype(kind),
+            interpret=interpret,
+        )
+        return out.astype(q.dtype)
     if q.shape[1] == 1:
         config = choose_config(page_tables.shape[0], q.shape[2], page_tables.shape[1])
         in_place = into is not None and config.num_splits == 1

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from models import demo
-from models.config import ModelConfig, model_config
+from models.config import PAGE_SIZE, ModelConfig, model_config
 from models.gguf_file import open_gguf
 from models.kv_cache import BLOCK_Q
 from profiling.work import Sizes, Step, read_step, weight_bytes
@@ -24,7 +24,7 @@ from runtime.request import SamplingParams
 from runtime.runner import Runner
 from runtime.start import DEFAULTS, start_engine
 from runtime.step_input import StepInput
-from runtime.step_plan import StepPlan
+from runtime.step_plan import Limits, StepPlan
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "int8": 4}  # with int8 weights activations are float32
 
@@ -99,12 +99,11 @@ class Workload:
         file = open_gguf(demo_path(model))
         self.config: ModelConfig = model_config(file)
         self.batch, self.context = batch, context
-        # while the last prompts are read the first requests answer; twice that, for chunks
-        blocks_a_step = max(1, defaults.max_num_batched_tokens // BLOCK_Q - 1 - batch // BLOCK_Q)
-        reading = -(-batch * (-(-context // BLOCK_Q)) // blocks_a_step)
-        self._answer = steps + 8 + 2 * reading
+        max_tokens = options.get("max_num_batched_tokens") or defaults.max_num_batched_tokens
+        # while the last prompts are read the first requests answer
+        self._answer = steps + 8 + reading_steps(batch, context, max_tokens)
         # as many prompts as run at once fill the largest bucket
-        fill = -(-defaults.max_num_batched_tokens // batch) + BLOCK_Q
+        fill = -(-max_tokens // batch) + BLOCK_Q
         config = RuntimeConfig(
             str(file.path),
             max_model_len=max(context + self._answer, fill),
@@ -192,12 +191,14 @@ class Workload:
             self.engine.step()
 
     def _until_decoding(self, rows: int) -> None:
-        while True:
+        while self.engine.has_work:
             self.engine.step()
             last = self._recorder.steps[-1]
-            sampled = last.sampler.num_rows if last.sampler else 0
-            if not last.bucket.num_blocks and sampled >= rows:
+            if last.bucket.num_blocks:
+                continue
+            if len(read_step(last, self.engine.shape).contexts) == rows:
                 return
+        raise RuntimeError(f"some of {rows} requests ended before all of them decoded together")
 
     def _add(self, count: int, max_tokens: int, length: int) -> None:
         params = SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True)
@@ -217,6 +218,17 @@ class Workload:
         times[-1] = time.perf_counter()
         steps = [read_step(step, self.engine.shape) for step in self._recorder.steps]
         return Measured(steps, np.diff(times).tolist())
+
+
+def reading_steps(batch: int, context: int, max_tokens: int) -> int:
+    """Steps at most in which the prompts of a batch are read, the first of it answering already.
+
+    Args:
+        max_tokens: of a step.
+    """
+    limits = Limits(batch, max_tokens // BLOCK_Q, BLOCK_Q, PAGE_SIZE, pages_per_request=1)
+    for_prompts = limits.mixed_blocks - -(-batch // BLOCK_Q)
+    return -(-batch * -(-context // BLOCK_Q) // max(1, for_prompts))
 
 
 def check_room(batch: int, length: int, kv_tokens: int) -> None:

@@ -114,7 +114,7 @@ def run_engine(channel: Channel) -> int:
         channel.send(Fatal(_one_line(error)))
         return EXIT_BAD_START
     except jax.errors.JaxRuntimeError as error:
-        channel.send(Fatal(f"the device failed while starting: {_one_line(error)}"))
+        channel.send(Fatal(f"the device failed while starting: {_one_line(error)}{advice(error)}"))
         return EXIT_DEVICE
     channel.send(Ready(engine.info))
     try:
@@ -190,6 +190,16 @@ def _add(engine: Engine, channel: Channel, submit: Submit) -> None:
 
 def _refuse(channel: Channel, submit: Submit, error: RequestError) -> None:
     channel.send(Refused(submit.request_id, str(error), error.param, error.code))
+
+
+def advice(error: Exception) -> str:
+    """What helps where a start has failed for want of memory."""
+    if "RESOURCE_EXHAUSTED" not in str(error):
+        return ""
+    return (
+        " (where other processes use the GPU, see nvidia-smi, or it is nearly full: lower "
+        "gpu_memory_utilization)"
+    )
 
 
 def _one_line(error: Exception) -> str:

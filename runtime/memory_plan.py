@@ -88,7 +88,7 @@ def forecast(
     if device.platform == "cpu":
         left = min(CPU_KV_BYTES, available_host_bytes() // 4)
         return f"{parts}, KV cache up to {left / GIB:.2f}"
-    limit = device.memory_stats()["bytes_limit"]
+    limit, _ = _limit_and_use(device)
     reserve = DEVICE_SLACK * limit
     left = limit - reserve - weights - step
     if left < 0:
@@ -123,10 +123,9 @@ def kv_budget(device: Any, config: ModelConfig, buckets: Buckets, *, num_devices
     """Bytes on each device that are left for the KV cache, the weights being there already."""
     if device.platform == "cpu":
         return min(CPU_KV_BYTES, available_host_bytes() // 4)
-    stats = device.memory_stats()
-    limit = stats["bytes_limit"]  # the share that `take_share` asked for
+    limit, in_use = _limit_and_use(device)
     step = step_bytes(config, buckets, num_devices=num_devices)
-    return int(limit - stats["bytes_in_use"] - step - DEVICE_SLACK * limit)
+    return int(limit - in_use - step - DEVICE_SLACK * limit)
 
 
 def check_room(device: Any, needed: int) -> None:
@@ -137,8 +136,8 @@ def check_room(device: Any, needed: int) -> None:
     """
     if device.platform == "cpu":
         return
-    stats = device.memory_stats()
-    left = stats["bytes_limit"] - stats["bytes_in_use"]
+    limit, in_use = _limit_and_use(device)
+    left = limit - in_use
     if needed > left:
         raise ValueError(
             f"a step needs {needed / GIB:.2f} GiB besides weights and KV cache, and "
@@ -148,7 +147,23 @@ def check_room(device: Any, needed: int) -> None:
 
 def take_share(utilization: float) -> None:
     """Has JAX take this share of each device at its first use, unless it is told otherwise."""
-    os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", f"{utilization:g}")
+    if "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:  # its old name; JAX refuses both
+        os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", f"{utilization:g}")
+
+
+def _limit_and_use(device: Any) -> tuple[int, int]:
+    """Bytes that may be used on a GPU, the share that `take_share` asked for, and that are.
+
+    Raises:
+        ValueError: its allocator does not know.
+    """
+    stats = device.memory_stats() or {}
+    if "bytes_limit" not in stats:
+        raise ValueError(
+            "JAX's allocator does not say how much memory the GPU has, which the KV cache is sized "
+            "by; unset XLA_PYTHON_CLIENT_ALLOCATOR and what else chooses another allocator"
+        )
+    return stats["bytes_limit"], stats["bytes_in_use"]
 
 
 def step_bytes(config: ModelConfig, buckets: Buckets, *, num_devices: int) -> int:

@@ -82,10 +82,11 @@ def start_engine(
 
     Raises:
         ModelFileError: the file is broken or not supported.
-        ValueError: the configuration does not fit the model or the device.
+        ValueError: the configuration does not fit the model or the device, or there is none.
     """
     use_compilation_cache(config.compilation_cache_dir)
     take_share(config.gpu_memory_utilization)
+    _start_back_end()
     in_file = model_config(file)
     chosen = _choose(config, in_file)
     model_facts = on_devices(in_file, chosen.num_devices)
@@ -207,6 +208,20 @@ def fastest_faithful_dtype() -> str:
     except OSError:
         return "float32"
     return "bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
+
+
+def _start_back_end() -> None:
+    """Has JAX look for its devices.
+
+    Raises:
+        ValueError: it has none.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # JAX asserts that a platform has some
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        reason = str(error) or f"JAX_PLATFORMS={asked} has no device"
+        raise ValueError(f"JAX has nothing to compute on: {reason}") from error
 
 
 def _choose(config: RuntimeConfig, model: ModelConfig) -> _Choices:

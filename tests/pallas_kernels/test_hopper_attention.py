@@ -106,6 +106,18 @@ def test_rows_are_written_among_what_stands_there(rows, capfd):
         assert relative_error(ours[is_row], reference) < TOLERANCE
 
 
+def test_wide_queries_meet_narrow_pages():
+    q, k, v, tables = make_case(2, 1, 1, 2, 64, 1)
+    positions = jnp.array([[40], [3]])
+    wide = q.astype(jnp.float32)
+    interpret = plgpu.InterpretGPUParams()
+    out = hopper_attention(wide, k, v, tables, positions, into=wide, interpret=interpret)
+    assert out.dtype == jnp.float32
+    assert (
+        relative_error(out, hopper_attention(q, k, v, tables, positions, interpret=interpret)) == 0
+    )
+
+
 def test_blocks_and_splits_are_written_into_nothing():
     q, k, v, tables = make_case(1, 64, 1, 1, 64, 1)
     with pytest.raises(ValueError, match="blocks of 1 query alone"):
@@ -165,9 +177,9 @@ def test_they_run_on_hopper_with_16_bits_only():
         def __init__(self, capability):
             self.compute_capability = capability
 
-    assert is_hopper(Device("9.0")) and is_hopper(Device("10.0"))
-    assert not is_hopper(Device("8.6"))
-    assert not is_hopper(object())
+    assert is_hopper(Device("9.0"))
+    for other in (Device("8.6"), Device("10.0"), Device("12.0"), Device("gfx942"), object()):
+        assert not is_hopper(other)
     fits = {"group": 7, "head_dim": 128, "itemsize": 2}
     assert takes_heads(**fits)
     for change in ({"group": 17}, {"head_dim": 96}, {"itemsize": 4}):

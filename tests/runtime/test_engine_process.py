@@ -15,6 +15,7 @@ import pytest
 from benchmarks.make_gguf import write_gguf
 from models.gguf_file import open_gguf
 from runtime.config import RuntimeConfig
+from runtime.engine_loop import advice
 from runtime.messages import (
     HEADER,
     Abort,
@@ -67,10 +68,10 @@ class Peer:
 
 
 @contextmanager
-def launched() -> Iterator[Peer]:
+def launched(**environment: str) -> Iterator[Peer]:
     ours, theirs = socket.socketpair()
     command = [sys.executable, "-m", "runtime.engine_process", str(theirs.fileno())]
-    environment = os.environ | QUICKLY
+    environment = os.environ | QUICKLY | environment
     with (
         ours,
         subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment) as process,
@@ -214,6 +215,21 @@ def test_a_start_that_cannot_be_says_why_in_one_line(
         assert "\n" not in fatal.message
         assert re.search(message, fatal.message)
         assert peer.process.wait(30) == 2
+
+
+def test_a_machine_without_a_device_says_so(tiny: Path) -> None:
+    with launched(JAX_PLATFORMS="nonesuch") as peer:
+        peer.send(Start(RuntimeConfig(str(tiny), **OPTIONS), [3]))
+        fatal = peer.receive()
+        assert isinstance(fatal, Fatal)
+        assert re.match("JAX has nothing to compute on: .*nonesuch", fatal.message)
+        assert peer.process.wait(30) == 2
+
+
+def test_memory_that_others_hold_is_named() -> None:
+    full = RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+    assert "nvidia-smi" in advice(full)
+    assert not advice(RuntimeError("INTERNAL: something else"))
 
 
 def test_an_embedding_comes_over_the_socket(tiny: Path) -> None:

@@ -1,12 +1,13 @@
 """A start that would run out of memory in the middle of an answer fails at once, and says so."""
 
+import os
 import re
 from dataclasses import replace
 
 import pytest
 
 from runtime.buckets import Buckets
-from runtime.memory_plan import GIB, check_room, forecast, weight_bytes
+from runtime.memory_plan import GIB, check_room, forecast, take_share, weight_bytes
 
 BUCKETS = Buckets(128, 2048, 1)
 
@@ -27,6 +28,25 @@ def test_a_step_that_fits_is_fine():
 def test_a_step_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"needs 4\.00 GiB .* 3\.00 GiB are left; lower max_num"):
         check_room(Device(), 4 * GIB)
+
+
+def test_an_allocator_that_does_not_count_is_refused(monkeypatch):
+    for stats in (None, {"bytes_in_use": 5}):
+        monkeypatch.setattr(Device, "memory_stats", lambda self, stats=stats: stats)
+        with pytest.raises(ValueError, match="unset XLA_PYTHON_CLIENT_ALLOCATOR"):
+            check_room(Device(), GIB)
+
+
+def test_a_share_that_was_set_by_its_old_name_stays(monkeypatch):
+    old, new = "XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_CLIENT_MEM_FRACTION"
+    monkeypatch.setenv(new, "undone afterwards")
+    monkeypatch.delenv(new)
+    monkeypatch.setenv(old, "0.5")
+    take_share(0.9)
+    assert new not in os.environ
+    monkeypatch.delenv(old)
+    take_share(0.9)
+    assert os.environ[new] == "0.9"
 
 
 def test_what_a_step_takes_is_counted(llm):
