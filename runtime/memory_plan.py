@@ -86,8 +86,8 @@ def forecast(
     step = step_bytes(config, buckets, num_devices=num_devices)
     parts = f"weights {weights / GIB:.2f} GiB, a step at most {step / GIB:.2f}"
     if device.platform == "cpu":
-        left = min(CPU_KV_BYTES, available_host_bytes() // 4)
-        return f"{parts}, KV cache up to {left / GIB:.2f}"
+        room = min(CPU_KV_BYTES, available_host_bytes() // 4)
+        return f"{parts}, KV cache up to {room / GIB:.2f}"
     limit, _ = _limit_and_use(device)
     reserve = DEVICE_SLACK * limit
     left = limit - reserve - weights - step
