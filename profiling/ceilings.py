@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from pallas_kernels.multiply import exact_if_wide
 from runtime.start import fastest_faithful_dtype
 
 
@@ -44,17 +45,29 @@ def measure_ceilings(
     copy_seconds = _least_seconds(
         jax.jit(lambda x: x + 1, donate_argnums=0), jnp.zeros(copy_bytes // 4, jnp.float32)
     )
-    # random: a GPU multiplies zeros and ones at higher clocks
-    factor = jax.random.normal(jax.random.key(0), (side, side), dtype)
-    multiply = jax.jit(
-        lambda x, y: jnp.matmul(x, y, preferred_element_type=jnp.float32).astype(dtype)
-    )
-    product_seconds = _least_seconds(lambda x: multiply(x, factor), factor * side**-0.5)
+    product_seconds = _least_seconds(*square_product(side, dtype))
     return Ceilings(
         bytes_per_second=2 * (copy_bytes // 4 * 4) / copy_seconds,
         flops_per_second=2 * side**3 / product_seconds,
         dtype=dtype,
     )
+
+
+def square_product(side: int, dtype: str) -> tuple[Callable[[Array], Array], Array]:
+    """A multiplication, and what to begin with: of the size that its results have, however often.
+
+    Random, since a GPU multiplies zeros, ones and what is no number at higher clocks.
+    """
+    start = jax.random.normal(jax.random.key(0), (side, side), dtype)
+    factor = start * jnp.asarray(side**-0.5, dtype)
+
+    @jax.jit
+    def multiply(x: Array, factor: Array) -> Array:
+        precision = exact_if_wide(factor)
+        product = jnp.matmul(x, factor, precision=precision, preferred_element_type=jnp.float32)
+        return product.astype(dtype)
+
+    return lambda x: multiply(x, factor), start
 
 
 def product_dtype(dtype: str) -> str:

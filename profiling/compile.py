@@ -13,7 +13,6 @@ from pathlib import Path
 
 from server.reader import run_to_exit
 
-AUTOTUNE_OFF = "--xla_gpu_autotune_level=0"
 BAR = 40
 
 
@@ -34,10 +33,11 @@ def main() -> None:
     options = parser.parse_args()
     if options.autotune and options.compilation_cache_dir:
         parser.error("--autotune compares two compilations: leave --compilation-cache-dir out")
-    untuned = _untuned_compile(options) if options.autotune else None
-    from profiling.start_page import autotune_text, start_page, start_text
+    from profiling.start_page import AUTOTUNE_OFF, autotune_text, start_page, start_text
     from profiling.start_times import measure_start
 
+    # before this process takes the device's memory
+    untuned = _compile_seconds(options, AUTOTUNE_OFF) if options.autotune else None
     try:
         times = measure_start(
             options.model,
@@ -56,14 +56,14 @@ def main() -> None:
         options.json.write_text(json.dumps(dataclasses.asdict(times)) + "\n")
 
 
-def _untuned_compile(options: argparse.Namespace) -> float:
-    """Seconds of compiling without autotuning: another process's, while the device is free."""
+def _compile_seconds(options: argparse.Namespace, flags: str) -> float:
+    """Seconds of compiling in another process, with more flags of XLA."""
     other = options.out.with_suffix(".untuned.json")
     other.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "profiling.compile", options.model, "--dtype", options.dtype]
     command += ["--json", str(other), "--out", str(options.out.with_suffix(".untuned.html"))]
     command += [] if options.batch is None else ["--batch", str(options.batch)]
-    flags = f"{os.environ.get('XLA_FLAGS', '')} {AUTOTUNE_OFF}".strip()
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
     subprocess.run(command, env={**os.environ, "XLA_FLAGS": flags}, check=True)
     seconds: float = json.loads(other.read_text())["stages"]["compile"]
     return seconds

@@ -21,9 +21,10 @@ def main() -> None:
     from profiling.hlo_dump import compare, dump
 
     try:
+        # before this process takes the device's memory
+        other = _dump_with_flags(options) if options.xla_flags else None
         name = dump(options)
-        if options.xla_flags:
-            other = _dump_with_flags(options)
+        if other:
             print(f"\n{options.out} → {other}, XLA_FLAGS={options.xla_flags}")
             print(compare(options.out, other, name))
         elif options.diff:
@@ -37,7 +38,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="profiling.hlo", description=__doc__.splitlines()[0])
     parser.add_argument("model", help='path of a GGUF file, or "demo"')
-    parser.add_argument("--bucket", required=True, help="decode_32, prefill_512, sample_8 …")
+    parser.add_argument("--bucket", required=True, help="decode_32, prefill_512, sample_greedy_8 …")
     parser.add_argument("--batch", type=int, help="requests served at once (as of serve)")
     parser.add_argument("--dtype", default="auto", help="form of the weights")
     parser.add_argument("--out", type=Path, default=Path("profiles/hlo"), help="(%(default)s)")

@@ -8,6 +8,12 @@ from profiling.hlo_text import Instruction, Module
 _NAME = re.compile(r"%[\w.\-]+")
 _TAIL = re.compile(r", (?:metadata|backend_config|sharding|frontend_attributes)=\{.*$")
 _KIND = re.compile(r"kind=(\w+)")
+_CONFIG = re.compile(r'"(?:fusion_backend_config|gemm_backend_config)":(\{.*\})')
+_TARGET = re.compile(r'custom_call_target="([^"]+)"')
+# Mosaic's kernels all have one target; the last part of where they were traced from is theirs alike
+_KERNEL = re.compile(r"([\w.\-]+)/mpmd_map$")
+_OPERANDS = re.compile(r"operand_layout_constraints=\{(.*?\})\}")
+_LAYOUT = re.compile(r"\{[\d,]*\}")
 _INDEX = re.compile(r"/\*index=\d+\*/")
 
 
@@ -25,13 +31,17 @@ def diff_modules(old: Module, new: Module, *, top: int = 20) -> str:
             lines.append(f"{sign} {count} × {_describe(what)}")
         if len(changed) > top:
             lines.append(f"{sign} … and {len(changed) - top} other fusions")
-    return "\n".join(lines) or "no difference"
+    lines = lines or ["no difference"]
+    if any(_KERNEL.search(i.path) for module in (old, new) for i in module.scheduled):
+        lines.append("(kernels of Mosaic are compared by name and shapes, not by what they do)")
+    return "\n".join(lines)
 
 
 def normalised(module: Module, instruction: Instruction) -> str:
     """A fusion's body with its names numbered in order, without where it was traced from.
 
-    The same for the same computation, whatever the compiler called its parts.
+    The same for the same computation by the same means (the tiles and warps that tuning chose),
+    whatever the compiler called its parts.
     """
     numbers: dict[str, str] = {}
 
@@ -39,7 +49,9 @@ def normalised(module: Module, instruction: Instruction) -> str:
         return numbers.setdefault(name, f"%{len(numbers)}")
 
     kind = _KIND.search(instruction.rest)
-    lines = [f"{kind[1] if kind else instruction.opcode} {instruction.shape}"]
+    means = _CONFIG.search(instruction.rest)
+    head = f"{kind[1] if kind else instruction.opcode} {instruction.shape}"
+    lines = [f"{head} {means[1]}" if means else head]
     for called in instruction.called:
         for inner in module.computations.get(called, ()):
             text = _INDEX.sub("", _TAIL.sub("", inner.rest))
@@ -49,14 +61,24 @@ def normalised(module: Module, instruction: Instruction) -> str:
 
 
 def _kinds(module: Module) -> Counter[str]:
-    """Scheduled operations, fusions by their kind, custom calls by their target."""
+    """Scheduled operations, fusions by their kind, custom calls by target, kernel and shapes."""
     kinds: Counter[str] = Counter()
     for instruction in module.scheduled:
         found = _KIND.search(instruction.rest)
-        target = re.search(r'custom_call_target="([^"]+)"', instruction.rest)
-        detail = found[1] if found else target[1] if target else ""
+        detail = found[1] if found else _call(instruction)
         kinds[f"{instruction.opcode} {detail}".strip()] += 1
     return kinds
+
+
+def _call(instruction: Instruction) -> str:
+    """What a custom call calls; empty for other operations."""
+    target = _TARGET.search(instruction.rest)
+    if not target:
+        return ""
+    kernel, operands = _KERNEL.search(instruction.path), _OPERANDS.search(instruction.rest)
+    name = f"{target[1]} {kernel[1]}" if kernel else target[1]
+    shapes = f"({operands[1]}) → {instruction.shape}" if operands else instruction.shape
+    return f"{name} {_LAYOUT.sub('', shapes)}"
 
 
 def _fusions(module: Module) -> Counter[str]:

@@ -90,6 +90,10 @@ def _resources(load: Workload, wanted: str, top: int) -> str:
     if bucket is None:
         return "kernels' resource use: – (only forward programs are run here)"
     with tempfile.TemporaryDirectory() as folder:
-        with jax.profiler.trace(folder):
+        settings = jax.profiler.ProfileOptions()
+        settings.python_tracer_level = 0
+        with jax.profiler.trace(folder, profiler_options=settings):
             load.run_bucket(bucket, 2)
-        return resource_table(read_events(Path(folder)), top)
+        # the prompts before are another program's
+        own = [e for e in read_events(Path(folder)) if e.module == f"jit_forward_{wanted}"]
+        return resource_table(own, top)

@@ -5,13 +5,17 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 
-from profiling.scopes import OTHER, scope_of
+from profiling.scopes import OTHER, SAMPLING, scope_of
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
 _OPCODE = re.compile(r"^([\w\-]+)\(")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
-_CALLED = re.compile(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
+_CALLED = re.compile(
+    r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)"
+)
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_NAME = re.compile(r"[\w.\-]+")
 _MODULE = re.compile(r"^HloModule ([\w.\-]+)")
 
 # no work on the device, or only that of what they contain
@@ -37,7 +41,8 @@ class Instruction:
     @property
     def called(self) -> tuple[str, ...]:
         """Names of the computations that it runs."""
-        return tuple(_CALLED.findall(self.rest))
+        branches = [name for found in _BRANCHES.findall(self.rest) for name in _NAME.findall(found)]
+        return (*_CALLED.findall(self.rest), *branches)
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,10 @@ class Module:
         return tuple(self._runs(self.entry))
 
     def scope(self, instruction: Instruction) -> str:
-        """Its scope; of a fusion without a path, that of most of what was fused."""
+        """Its scope; of a fusion without a path, that of most of what was fused.
+
+        XLA forgets where some operations of a choice came from, as GPUs' top_k.
+        """
         if instruction.path:
             return scope_of(instruction.path)
         inside = Counter(
@@ -73,7 +81,9 @@ class Module:
             for i in self.computations.get(name, ())
             if i.path
         )
-        return inside.most_common(1)[0][0] if inside else OTHER
+        if inside:
+            return inside.most_common(1)[0][0]
+        return SAMPLING if self.name.startswith("jit_sample_") else OTHER
 
     def _runs(self, computation: str) -> list[Instruction]:
         found = []

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
+import jax
+
 from profiling.events import Event
 from profiling.table import MISSING, text_table
 
@@ -14,6 +16,7 @@ COLUMNS = {
     "occupancy %": "occ_pct",
 }
 NOT_ON_CPU = "kernels' resource use: – (CPUs have none to tell)"
+NOT_TOLD = "kernels' resource use: – (the trace does not say)"
 
 
 def resources(event: Event) -> Mapping[str, str]:
@@ -24,16 +27,16 @@ def resources(event: Event) -> Mapping[str, str]:
 
 def resource_table(events: Iterable[Event], top: int) -> str:
     """The kernels that took longest, and what they occupy; a line with the reason if none says."""
-    longest: dict[str, Event] = {}
+    first: dict[str, Event] = {}
     total: dict[str, float] = {}
     for event in events:
         if event.details:
-            longest.setdefault(event.name, event)
+            first.setdefault(event.name, event)
             total[event.name] = total.get(event.name, 0.0) + event.seconds
-    if not longest:
-        return NOT_ON_CPU
+    if not first:
+        return NOT_ON_CPU if jax.default_backend() == "cpu" else NOT_TOLD
     rows = []
     for name in sorted(total, key=lambda name: -total[name])[:top]:
-        found = resources(longest[name])
+        found = resources(first[name])
         rows.append([name[:60], *(found.get(key, MISSING) for key in COLUMNS.values())])
     return text_table(["kernel", *COLUMNS], rows)

@@ -13,7 +13,8 @@ LAYER_SCOPES = (
     "mlp",
     "all_reduce",
 )
-SCOPES = ("embedding", *LAYER_SCOPES, "lm_head", "sampling")
+SAMPLING = "sampling"
+SCOPES = ("embedding", *LAYER_SCOPES, "lm_head", SAMPLING)
 COPIES = "copies"  # memory copies, within a device and between it and the host
 OTHER = "other"  # state and page tables, rope tables, what no scope names
 ALL_SCOPES = (*SCOPES, COPIES, OTHER)

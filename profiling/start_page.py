@@ -1,10 +1,14 @@
 """A start's stages as bars, in the terminal and on a page."""
 
+import os
+
 import jax
 
 from profiling.page import heading, page, paragraph, stacked_bars, table
 from profiling.start_times import StartTimes
 from profiling.table import number, text_table
+
+AUTOTUNE_OFF = "--xla_gpu_autotune_level=0"
 
 
 def start_text(times: StartTimes, autotune: str, *, width: int) -> str:
@@ -46,6 +50,8 @@ def autotune_text(times: StartTimes, untuned: float | None) -> str:
     """
     if jax.default_backend() == "cpu":
         return "autotuning: – (XLA tunes nothing on CPUs)"
+    if AUTOTUNE_OFF in os.environ.get("XLA_FLAGS", ""):
+        return "autotuning: none (XLA_FLAGS)"
     if untuned is None:
         return "autotuning: a part of compile; --autotune measures it by a second start"
     seconds = max(0.0, times.stages["compile"] - untuned)

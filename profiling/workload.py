@@ -12,6 +12,7 @@ import numpy as np
 from models import demo
 from models.config import PAGE_SIZE, ModelConfig, model_config
 from models.gguf_file import open_gguf
+from models.head_copies import on_devices
 from models.kv_cache import BLOCK_Q
 from profiling.work import Sizes, Step, read_step, weight_bytes
 from runtime.buckets import Bucket
@@ -97,7 +98,7 @@ class Workload:
         if batch < 1 or context < 1:
             raise ValueError(f"batch and context must be at least 1, got {batch} and {context}")
         file = open_gguf(demo_path(model))
-        self.config: ModelConfig = model_config(file)
+        in_file = model_config(file)
         self.batch, self.context = batch, context
         max_tokens = options.get("max_num_batched_tokens") or defaults.max_num_batched_tokens
         # while the last prompts are read the first requests answer
@@ -117,6 +118,7 @@ class Workload:
             [],
             report=lambda stage, text, fraction: report(stage, text),
         )
+        self.config: ModelConfig = on_devices(in_file, self.engine.info.tensor_parallel_size)
         self.runner = cast(ModelRunner, self.engine.runner)
         self._recorder = Recorder(self.runner)
         self.engine.runner = self._recorder

@@ -21,7 +21,9 @@ class Profiler:
             try:
                 # JAX notices when it writes, and then believes for ever that a profile runs
                 Path(message.directory).mkdir(parents=True, exist_ok=True)
-                jax.profiler.start_trace(message.directory)
+                settings = jax.profiler.ProfileOptions()
+                settings.python_tracer_level = 0  # it would slow the steps and the writing down
+                jax.profiler.start_trace(message.directory, profiler_options=settings)
             except (OSError, RuntimeError) as error:
                 return Profiled(f"the profile cannot be started: {error}")
             self._is_running = True

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -152,12 +152,19 @@ def _surroundings(devices: list[Any]) -> list[Any]:
     client = devices[0].client
     return [
         (jax.__version__, version("jaxlib"), client.platform, client.platform_version),
+        _libraries() if client.platform != "cpu" else "",
         [(device.id, device.device_kind) for device in devices],
         (_cpu_flags(), len(os.sched_getaffinity(0))) if client.platform == "cpu" else "",
         os.environ.get("XLA_FLAGS", ""),
         sorted((k, str(v)) for k, v in jax.config.values.items() if not k.startswith(NO_MATTER)),
         _digest(Path(path) for package in PACKAGES for path in package.__path__),
     ]
+
+
+def _libraries() -> list[tuple[str, str]]:
+    """CUDA's libraries, whose algorithms a program may name."""
+    found = ((part.metadata["Name"], part.version) for part in distributions())
+    return sorted(item for item in found if item[0].startswith("nvidia"))
 
 
 def _cpu_flags() -> str:

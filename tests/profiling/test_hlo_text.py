@@ -1,5 +1,7 @@
 """HLO text is read into instructions that know their scope."""
 
+import re
+
 import pytest
 
 from profiling.hlo_diff import diff_modules
@@ -101,6 +103,52 @@ def test_operations_are_counted_by_kind(module):
     lines = diff_modules(module, changed).splitlines()
     assert [line.split()[0] for line in lines] == ["copy", "negate"]
     assert "(-1)" in lines[0] and "(+1)" in lines[1]
+
+
+GPU_TEXT = """HloModule jit_sample_greedy_2, is_scheduled=true
+
+%gemm (p: bf16[2,4]) -> bf16[2,4] {
+  ROOT %p = bf16[2,4]{1,0} parameter(0)
+}
+
+%left (l: f32[2]) -> f32[2] {
+  %l = f32[2]{0} parameter(0)
+  ROOT %n.1 = f32[2]{0} negate(%l)
+}
+
+ENTRY %main (x: bf16[2,4], y: f32[2]) -> bf16[2,4] {
+  %x = bf16[2,4]{1,0} parameter(0)
+  %y = f32[2]{0} parameter(1)
+  %fusion.1 = bf16[2,4]{1,0} fusion(%x), kind=kCustom, calls=%gemm, backend_config={"fusion_backend_config":{"kind":"__triton","num_warps":"4"}}
+  %mpmd_map.7 = f32[2,8]{1,0} custom-call(%x, %y), custom_call_target="mosaic_gpu_v2", operand_layout_constraints={bf16[2,4]{1,0}, f32[2]{0}}, metadata={op_name="jit(f)/mlp/jit(few)/few_rows/mpmd_map"}, backend_config={module = "ML"}
+  %topk.1 = (f32[2,3]{1,0}, s32[2,3]{1,0}) custom-call(%mpmd_map.7), custom_call_target="__gpu$TopK"
+  ROOT %choice = f32[2]{0} conditional(%y, %y), branch_computations={%left, %left}
+}
+"""  # noqa: E501
+
+
+def test_the_tiles_that_tuning_chose_count():
+    module, other = parse_hlo(GPU_TEXT), parse_hlo(GPU_TEXT.replace('"4"', '"8"'))
+    removed, added, note = diff_modules(module, other).splitlines()
+    assert removed.startswith("- 1 × kCustom") and '"num_warps":"4"' in removed
+    assert added.startswith("+ 1 × kCustom") and "not by what they do" in note
+
+
+def test_kernels_count_by_name_and_shapes():
+    module = parse_hlo(GPU_TEXT)
+    renumbered = GPU_TEXT.replace("mpmd_map.7", "mpmd_map.12").replace('"ML"', '"MK"')
+    assert diff_modules(module, parse_hlo(renumbered)).startswith("no difference")
+    split = parse_hlo(GPU_TEXT.replace("%mpmd_map.7 = f32[2,8]", "%mpmd_map.7 = f32[4,2,8]"))
+    found = diff_modules(module, split)
+    assert re.search(r"few_rows \(bf16\[2,4\], f32\[2\]\) → f32\[2,8\] .*\(-1\)", found)
+    assert re.search(r"few_rows .* → f32\[4,2,8\] .*\(\+1\)", found)
+
+
+def test_branches_run_and_what_has_no_path_in_a_choice_is_sampling():
+    module = parse_hlo(GPU_TEXT)
+    scopes = {i.name: module.scope(i) for i in module.scheduled}
+    assert scopes["mpmd_map.7"] == "mlp"
+    assert scopes["topk.1"] == scopes["n.1"] == "sampling"
 
 
 def test_long_lists_of_fusions_are_cut(module):

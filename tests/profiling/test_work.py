@@ -4,12 +4,13 @@ import math
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from models.config import kv_bytes_per_token
 from profiling.bucket_report import TOLERANCE, BucketReport, report_buckets
-from profiling.ceilings import Ceilings, measure_ceilings, product_dtype
+from profiling.ceilings import Ceilings, measure_ceilings, product_dtype, square_product
 from profiling.program_facts import program_facts
 from profiling.scopes import ALL_SCOPES, SCOPES
 from profiling.start_log import Making
@@ -84,6 +85,30 @@ def test_xla_counts_products_and_little_else(load):
     program = load.runner.programs.forward[load.engine.buckets.all[0]]
     facts = program_facts(program, pool_shape=(1,))
     assert sum(products(facts.module).values()) <= facts.flops
+
+
+def test_xla_knows_nothing_of_programs_with_kernels_of_ours(load):
+    program = load.runner.programs.forward[load.engine.buckets.all[0]]
+
+    class WithKernel:
+        cost_analysis, memory_analysis = program.cost_analysis, program.memory_analysis
+
+        def as_text(self):
+            call = '  %k.1 = f32[2]{0} custom-call(), custom_call_target="mosaic_gpu_v2"\n'
+            before, entry, after = program.as_text().partition("\nENTRY")
+            head, _, body = after.partition("\n")
+            return before + entry + head + "\n" + call + body
+
+    facts = program_facts(WithKernel(), pool_shape=(1,))
+    assert facts.flops is None and facts.num_bytes is None
+    assert facts.kernels == program_facts(program, pool_shape=(1,)).kernels + 1
+
+
+def test_the_numbers_of_the_ceiling_stay_numbers():
+    multiply, product = square_product(256, "bfloat16")
+    for _ in range(40):
+        product = multiply(product)
+    assert 0.1 < float(jnp.std(product.astype(jnp.float32))) < 10
 
 
 def test_total_work_is_the_sum(load):
