@@ -22,7 +22,7 @@ say() { echo "[$(($(date +%s) - begin)) s] $*"; }
 tests() {
     for kind in 'kernels -k products' 'kernels -k gated or tiled' 'kernels -k rotation' \
         'kernels -knot(products or gated or tiled or rotation)' \
-        'attention -k decode and 64' 'attention -k decode and 128' 'attention -knot decode' 'serving'; do
+        'attention -k decode and 64' 'attention -k decode and 128' 'attention -knot decode' 'serving' 'device_sums'; do
         file=tests/gpu/test_${kind%% *}.py
         chosen=${kind#"${kind%% *}"}
         chosen=${chosen# -k}

@@ -31,6 +31,12 @@ def test_a_recorded_step_has_the_sizes_that_were_asked_for(load):
         assert grown.tolist() == [i, i]
 
 
+def test_a_batch_that_ends_before_it_is_measured_is_an_error(load, monkeypatch):
+    monkeypatch.setattr(load, "_answer", 1)
+    with pytest.raises(RuntimeError, match="some of 2 requests ended before all of them decoded"):
+        load.start_decode()
+
+
 def test_weights_are_all_counted_once(load):
     by_scope = weight_bytes([load.runner.decoder, load.runner.head])
     assert sum(by_scope.values()) == load.engine.info.weight_bytes
