@@ -68,15 +68,19 @@ def trace_load(load: Workload, ceilings: Ceilings, options: argparse.Namespace) 
     step_tokens = load.engine.buckets.max_tokens
     prompts = min(load.batch, max(1, options.steps * step_tokens // load.context))
     load.prefill(prompts)  # a graph is recorded at the first run
-    runs: dict[str, Callable[[], Measured]] = {
-        "prefill": lambda: load.prefill(prompts),
-        "decode": lambda: load.decode(options.steps),
+    # each as it is timed, and as it is traced
+    runs: dict[str, tuple[Callable[[], Measured], Callable[[], Measured]]] = {
+        "prefill": (lambda: load.prefill(prompts), lambda: load.prefill(prompts)),
+        "decode": (
+            lambda: load.decode(options.steps),
+            lambda: load.decode(options.steps, settle=True),
+        ),
     }
     phases = []
-    for name, run in runs.items():
+    for name, (time_it, run) in runs.items():
         if name == "decode":
             load.start_decode()
-        timed = run()
+        timed = time_it()
         if options.time_only:
             print(f"{name}: {_time_line(timed)}")
             continue

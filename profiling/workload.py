@@ -155,10 +155,15 @@ class Workload:
         self._add(self.batch, self._answer, self.context)
         self._until_decoding(self.batch)
 
-    def decode(self, steps: int) -> Measured:
-        """So many steps of the batch."""
+    def decode(self, steps: int, *, settle: bool = False) -> Measured:
+        """So many steps of the batch, one after the other as they are served.
+
+        Args:
+            settle: nothing else runs on the device at their beginning and end, for a trace; a step
+                then seems longer by its share of what starts and ends the row.
+        """
         left = iter(range(steps))
-        return self._run(lambda: next(left, None) is not None)
+        return self._run(lambda: next(left, None) is not None, settle=settle)
 
     def run_bucket(self, bucket: Bucket, steps: int) -> Measured | None:
         """Steps of one bucket: rows of `context` tokens, or prompts that fill its blocks.
@@ -209,15 +214,17 @@ class Workload:
             self.engine.add(self._next_id, prompt, params)
             self._next_id += 1
 
-    def _run(self, go_on: Callable[[], bool]) -> Measured:
+    def _run(self, go_on: Callable[[], bool], *, settle: bool = True) -> Measured:
         self._recorder.steps.clear()
-        self.runner.wait()
+        if settle:
+            self.runner.wait()
         times = [time.perf_counter()]
         while go_on():
-            self.engine.step()
+            self.engine.step()  # returns when the step before has its results
             times.append(time.perf_counter())
-        self.runner.wait()
-        times[-1] = time.perf_counter()
+        if settle:
+            self.runner.wait()
+            times[-1] = time.perf_counter()
         steps = [read_step(step, self.engine.shape) for step in self._recorder.steps]
         return Measured(steps, np.diff(times).tolist())
 
