@@ -107,6 +107,22 @@ class Enter(Protocol):
     ) -> tuple[Array, Array, Array]: ...
 
 
+class Decode(Protocol):
+    """Both of one new token a request: its keys and values entered, and attention to its context.
+
+    Gives the result [B, K, G, H] and the pages.
+    """
+
+    def __call__(
+        self,
+        projection: Projection,
+        k_pages: Array,
+        v_pages: Array,
+        page_tables: Array,
+        positions: Array,
+    ) -> tuple[Array, Array, Array]: ...
+
+
 def enter(
     projection: Projection,
     k_pages: Float[Array, "pages K page H"],
@@ -151,7 +167,10 @@ def make_entrance(
 
 
 def make_paged_attention(
-    step: ModelInput, attend: PagedAttention, enter: Enter = enter
+    step: ModelInput,
+    attend: PagedAttention,
+    enter: Enter = enter,
+    decode: Decode | None = None,
 ) -> Attention[KVCache]:
     """Attention of a step's tokens over the paged cache; their keys and values are written first.
 
@@ -159,6 +178,7 @@ def make_paged_attention(
         step: the tokens.
         attend: the implementation, as `pallas_kernels.paged_attention.paged_attention`.
         enter: what comes before.
+        decode: both at once for steps of rows alone; None: one after the other.
     """
     num_rows, num_blocks = step.num_rows, step.blocks.shape[0]
     entrance = make_entrance(step, enter)
@@ -185,4 +205,10 @@ def make_paged_attention(
             rows = own(q[:, None], *cache.pages, row_tables, row_positions, into=out)
             return rows[:, 0], cache
 
-    return attention
+    def attention_of_rows(projection: Projection, cache: KVCache) -> tuple[Array, KVCache]:
+        assert decode is not None
+        tables = row_tables + projection.layer * cache.k.shape[1]
+        out, k, v = decode(projection, *cache.pages, tables, row_positions[:, 0])
+        return out, KVCache(k.reshape(cache.k.shape), v.reshape(cache.v.shape))
+
+    return attention_of_rows if decode is not None and not num_blocks else attention

@@ -7,20 +7,22 @@ import jax
 from jaxtyping import Array
 
 from models.config import ModelConfig
-from models.kv_cache import Enter, PagedAttention, enter
+from models.kv_cache import Decode, Enter, PagedAttention, enter
 from models.projection import Projection
 from models.qwen2 import AddNorm
 from models.sites import untouched
 from models.weights import PLAIN, Products
 from pallas_kernels.add_norm import add_norm, hopper_add_norm
+from pallas_kernels.decode_step import decode_step
+from pallas_kernels.decode_step import takes_heads as steps_heads
 from pallas_kernels.gated_product import hopper_gated
+from pallas_kernels.head_rotation import takes_heads as turns_heads
 from pallas_kernels.hopper import is_hopper
 from pallas_kernels.hopper_attention import hopper_attention, takes_heads
 from pallas_kernels.multiply import hopper_multiply
 from pallas_kernels.paged_attention import paged_attention
-from pallas_kernels.paged_decode import padded_rows
+from pallas_kernels.paged_decode import choose_config, padded_rows
 from pallas_kernels.rope_write import rope_write
-from pallas_kernels.rope_write import takes_heads as writes_heads
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Operations:
     """Attention over pages and what comes before it, products, and addition with the norm after it.
 
     Attributes:
+        decode: both for steps of rows alone, where one kernel does it; None: one after the other.
         one_shot: few rows are summed over devices, added and normed by one kernel, through memory
             that all of them write to (`runtime/exchange.py`); chosen nowhere until it is measured.
         attention_name: for the log.
@@ -35,6 +38,7 @@ class Operations:
 
     attend: PagedAttention = paged_attention
     enter: Enter = enter
+    decode: Decode | None = None
     products: Products = PLAIN
     add_norm: AddNorm = add_norm
     one_shot: bool = False
@@ -50,6 +54,9 @@ def choose_operations(device: Any, config: ModelConfig, *, itemsize: int) -> Ope
     return Operations(
         attend=hopper_attention if fits else paged_attention,
         enter=hopper_enter if fits else enter,
+        decode=hopper_decode
+        if fits and steps_heads(group=group, head_dim=config.head_dim)
+        else None,
         products=Products(hopper_multiply, hopper_gated),
         add_norm=hopper_add_norm,
         attention_name="Mosaic GPU" if fits else "plain XLA",
@@ -70,7 +77,7 @@ def hopper_enter(
     Queries leave it as the decode kernel takes them, padded.
     """
     num_heads, head_dim = projection.bias.shape[0] * projection.bias.shape[1], k_pages.shape[3]
-    if projection.tap is not untouched or not writes_heads(num_heads=num_heads, head_dim=head_dim):
+    if projection.tap is not untouched or not turns_heads(num_heads=num_heads, head_dim=head_dim):
         return enter(projection, k_pages, v_pages, page_ids, offsets)
     with jax.named_scope("rope"):
         written: tuple[Array, Array, Array] = rope_write(
@@ -85,3 +92,30 @@ def hopper_enter(
             interpret=interpret,
         )
     return written
+
+
+def hopper_decode(
+    projection: Projection,
+    k_pages: Array,
+    v_pages: Array,
+    page_tables: Array,
+    positions: Array,
+    *,
+    interpret: Any = None,
+) -> tuple[Array, Array, Array]:
+    """`models.kv_cache.Decode` as one kernel."""
+    assert projection.tap is untouched, "who looks at the heads needs them apart"
+    rows, width = page_tables.shape
+    with jax.named_scope("attention"):
+        out, k_pages, v_pages = decode_step(
+            projection.terms,
+            projection.bias,
+            projection.rope,
+            k_pages,
+            v_pages,
+            page_tables,
+            positions,
+            config=choose_config(rows, k_pages.shape[1], width),
+            interpret=interpret,
+        )
+    return out.astype(projection.dtype), k_pages, v_pages

@@ -96,7 +96,7 @@ def choose_streamed(num_rows: int, num_out: int, num_in: int) -> few_rows.Tuning
     """
     if not LEAST_STREAMED <= num_rows <= few_rows.MAX_ROWS or num_out % TILE_M or num_in % 128:
         return None
-    return few_rows.TuningConfig(128, 2 if num_rows <= few_rows.ROW_TILE else 3, 1)
+    return few_rows.TuningConfig(128, 2 if num_rows <= few_rows.ROW_TILE else 4, 1)
 
 
 @partial(jax.jit, static_argnames=("config", "interpret"))

@@ -13,7 +13,7 @@ from jaxtyping import Array
 TILE_M = 64  # rows of a warpgroup's matrix instruction
 
 _MASKED = -1e30  # finite: a tile without any key stays free of NaN
-_LOG2_E = math.log2(math.e)
+LOG2_E = math.log2(math.e)
 
 
 class Sums(NamedTuple):
@@ -56,9 +56,9 @@ def softmax_step(scores: Array, sums: Sums) -> tuple[Array, Array, Array, Array]
     Returns:
         weights [64, keys], the factor for what was summed so far [64], the new `top` and `total`.
     """
-    top = jnp.maximum(sums.top, scores.max(axis=1) * _LOG2_E)
+    top = jnp.maximum(sums.top, scores.max(axis=1) * LOG2_E)
     shrink = jnp.exp2(sums.top - top)
-    weights = jnp.exp2(scores * _LOG2_E - spread(top, scores.shape))
+    weights = jnp.exp2(scores * LOG2_E - spread(top, scores.shape))
     return weights, shrink, top, sums.total * shrink + weights.sum(axis=1)
 
 

@@ -21,18 +21,16 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels.combine_splits import combine_splits
-from pallas_kernels.decode_items import Item, items_of, pages_of
-from pallas_kernels.online_softmax import (
-    TILE_M,
-    Sums,
-    check_operands,
-    hide,
-    no_sums,
-    product,
-    softmax_step,
-    spread,
-    swizzled,
+from pallas_kernels.decode_items import Item, items_of
+from pallas_kernels.decode_loop import (
+    Pages,
+    Results,
+    Start,
+    attend_items,
+    pages_scratch,
+    results_scratch,
 )
+from pallas_kernels.online_softmax import TILE_M, check_operands, no_sums, swizzled
 
 ROW_TILE = 8  # rows of a tile in shared memory: the least that is copied
 
@@ -64,7 +62,7 @@ def choose_config(
     items = num_rows * num_kv_heads
     splits = max(1, min(num_cores // items, max_pages, 32))
     if splits > 1:
-        return TuningConfig(splits, 5)
+        return TuningConfig(splits, 4)
     return TuningConfig(1, 2, -(-items // (2 * num_cores)))
 
 
@@ -131,50 +129,60 @@ def _make_kernel(
 ) -> Any:
     """The kernel; `target` is a reference to write the result into, or None for a new array."""
     num_kv_heads, padded, head_dim = q.shape[1:]
-    page_size = k_pages.shape[2]
-    splits, stages, items = config.num_splits, config.num_stages, config.num_items
-    keys = config.pages_per_step * page_size
-    arrivals = config.pages_per_step
-    wide, wide32 = swizzled(2), swizzled(4)
+    keys = config.pages_per_step * k_pages.shape[2]
     kwargs = {} if interpret is None else {"interpret": interpret}
-    scratch: dict[str, Any] = {
-        "q_smem": plgpu.SMEM((TILE_M + (items - 1) * padded, head_dim), q.dtype, transforms=wide),
-        "k_smem": plgpu.SMEM((stages, keys, head_dim), q.dtype, transforms=wide),
-        "v_smem": plgpu.SMEM((stages, keys, head_dim), q.dtype, transforms=wide),
-        "q_barrier": plgpu.Barrier(num_barriers=items),
-        "k_barrier": plgpu.Barrier(num_arrivals=arrivals, num_barriers=stages),
-        "v_barrier": plgpu.Barrier(num_arrivals=arrivals, num_barriers=stages),
-    }
-    if interpret is not None:
-        scratch["p_smem"] = plgpu.SMEM((TILE_M, keys), q.dtype, transforms=wide)
-    out_type = [jax.ShapeDtypeStruct((num_rows, num_kv_heads, group, head_dim), q.dtype)]
-    if splits == 1:
-        scratch["out_smem"] = plgpu.SMEM((TILE_M, head_dim), q.dtype)  # G rows need not be tiles
-    else:
-        partials = (num_rows, num_kv_heads, splits, padded)
-        out_type = [
-            jax.ShapeDtypeStruct((*partials, head_dim), jnp.float32),
-            jax.ShapeDtypeStruct(partials, jnp.float32),
-            jax.ShapeDtypeStruct(partials, jnp.float32),
-        ]
-        scratch["sums_smem"] = (
-            plgpu.SMEM((TILE_M, head_dim), jnp.float32, transforms=wide32),
-            plgpu.SMEM((TILE_M,), jnp.float32),
-            plgpu.SMEM((TILE_M,), jnp.float32),
-        )
     kernel = partial(_kernel, config=config)
+    out_type = out_types(num_rows, num_kv_heads, group, head_dim, q.dtype, config=config)
     if target is not None:
-        kernel, out_type = partial(kernel, out_gmem=target, keeps=True), []
+        kernel, out_type = partial(kernel, out_ref=target), []
     return plgpu.kernel(
         kernel,
         out_type=out_type,
-        grid=(-(-num_rows * num_kv_heads // items), splits),
+        grid=grid_of(num_rows, num_kv_heads, config),
         grid_names=("instance", "split"),
         kernel_name="paged_decode",
-        scratch_types=scratch,
+        scratch_types={
+            "q_smem": plgpu.SMEM(
+                (TILE_M + (config.num_items - 1) * padded, head_dim),
+                q.dtype,
+                transforms=swizzled(2),
+            ),
+            "q_barrier": plgpu.Barrier(num_barriers=config.num_items),
+            "pages": pages_scratch(
+                config.num_stages,
+                keys,
+                head_dim,
+                q.dtype,
+                pages_per_step=config.pages_per_step,
+                interpret=interpret,
+            ),
+            "results": results_scratch(config.num_splits, head_dim, q.dtype),
+        },
         compiler_params=plgpu.CompilerParams(approx_math=True),
         **kwargs,
     )
+
+
+def grid_of(num_rows: int, num_kv_heads: int, config: TuningConfig) -> tuple[int, int]:
+    """Instances, and splits of each."""
+    return -(-num_rows * num_kv_heads // config.num_items), config.num_splits
+
+
+def out_types(
+    num_rows: int,
+    num_kv_heads: int,
+    group: int,
+    head_dim: int,
+    dtype: Any,
+    *,
+    config: TuningConfig,
+) -> list[jax.ShapeDtypeStruct]:
+    """The result; of several splits their sums, as `combine_splits` takes them."""
+    if config.num_splits == 1:
+        return [jax.ShapeDtypeStruct((num_rows, num_kv_heads, group, head_dim), dtype)]
+    partials = (num_rows, num_kv_heads, config.num_splits, padded_rows(group))
+    shapes = ((*partials, head_dim), partials, partials)
+    return [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
 
 
 def _kernel(
@@ -183,24 +191,16 @@ def _kernel(
     v_gmem: Any,  # [pages, K, page, H]
     tables_gmem: Any,  # [B, P]
     lengths_gmem: Any,  # [B]
-    out_gmem: Any,  # [B or N, K, G, H]; of several splits: [B, K, splits, padded, H] float32
-    *sums_gmem: Any,  # of several splits: top and total, [B, K, splits, padded] float32
+    *out_gmem: Any,  # `out_types`, but for what is written into `out_ref`
     q_smem: Any,  # [64 and more, H], item after item; what else it holds does not mix in
-    k_smem: Any,  # [stages, keys, H]
-    v_smem: Any,  # [stages, keys, H]
     q_barrier: Any,
-    k_barrier: Any,
-    v_barrier: Any,
-    out_smem: Any = None,  # [64, H]
-    sums_smem: Any = (),  # of several splits: [64, H], [64], [64], float32
-    p_smem: Any = None,  # [64, keys] to pass the weights through, which the interpreter needs
+    pages: Pages,
+    results: Results,
     config: TuningConfig,
-    keeps: bool = False,  # whether what stands in `out_gmem` stays where there are no keys
+    out_ref: Any = None,  # [N, K, G, H]
 ) -> None:
     split = lax.axis_index("split")
     num_kv_heads, padded = q_gmem.shape[1:3]
-    page_size = k_gmem.shape[2]
-    stages, keys = k_smem.shape[:2]
     items, total = items_of(
         lengths_gmem,
         instance=lax.axis_index("instance"),
@@ -208,84 +208,33 @@ def _kernel(
         num_kv_heads=num_kv_heads,
         num_splits=config.num_splits,
         num_items=config.num_items,
-        page_size=page_size,
+        page_size=k_gmem.shape[2],
         pages_per_step=config.pages_per_step,
     )
-    queries = [q_smem.at[pl.ds(i * padded, TILE_M)] for i in range(config.num_items)]
     for i, item in enumerate(items):
         own = q_smem.at[pl.ds(i * padded, padded)]
         plgpu.copy_gmem_to_smem(q_gmem.at[item.row, item.head], own, q_barrier.at[i])
 
-    def fetch(step: Any, stage: Any) -> None:
-        row, head, places = pages_of(items, step, config.pages_per_step)
-        for i, place in enumerate(places):
-            page, part = tables_gmem[row, place], pl.ds(i * page_size, page_size)
-            for gmem, smem, barrier in ((k_gmem, k_smem, k_barrier), (v_gmem, v_smem, v_barrier)):
-                plgpu.copy_gmem_to_smem(
-                    gmem.at[page, head], smem.at[stage, part], barrier.at[stage]
-                )
-
-    for stage in range(stages):
-
-        @pl.when(stage < total)
-        def _(stage: int = stage) -> None:
-            fetch(stage, stage)
-
-    def attend(item: Item, q_smem: Any, i: Array, sums: Sums) -> Sums:
-        stage = lax.rem(item.start + i, jnp.int32(stages))
-        plgpu.barrier_wait(k_barrier.at[stage])
-
-        def multiply_keys(acc_ref: Any) -> Array:
-            plgpu.wgmma(acc_ref, q_smem, k_smem.at[stage].transpose((1, 0)))
-            return acc_ref[...]
-
-        scores = product(multiply_keys, (TILE_M, keys))
-        begin = item.first * page_size + i * keys
-        scores = hide(scores, lambda _, key: begin + key >= item.end)
-        weights, shrink, top, weight = softmax_step(scores, sums)
-        narrow = weights.astype(q_smem.dtype)
-        if p_smem is not None:
-            p_smem[...] = narrow
-            plgpu.commit_smem()
-        plgpu.barrier_wait(v_barrier.at[stage])
-
-        def multiply_values(acc_ref: Any) -> Array:
-            plgpu.wgmma(acc_ref, narrow if p_smem is None else p_smem, v_smem.at[stage])
-            return acc_ref[...]
-
-        mixed = product(multiply_values, sums.acc.shape)
-
-        following = item.start + i + stages
-
-        @pl.when(following < total)
-        def _() -> None:
-            fetch(following, stage)
-
-        return Sums(sums.acc * spread(shrink, mixed.shape) + mixed, top, weight)
-
-    for i, item in enumerate(items):
+    def begin(i: int, item: Item) -> Start:
         plgpu.barrier_wait(q_barrier.at[i])
-        sums = lax.fori_loop(
-            0, item.steps, partial(attend, item, queries[i]), no_sums(q_smem.shape[1])
-        )
-        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-        if config.num_splits > 1:
-            used = pl.ds(0, padded)
-            for value, smem, gmem in zip(sums, sums_smem, (out_gmem, *sums_gmem), strict=True):
-                smem[...] = value
-                plgpu.commit_smem()
-                _copy_if(item.is_real, smem.at[used], gmem.at[item.row, item.head, split])
-        else:
-            weight = spread(jnp.maximum(sums.total, 1e-30), sums.acc.shape)
-            out_smem[...] = (sums.acc / weight).astype(out_smem.dtype)
-            plgpu.commit_smem()
-            used = pl.ds(0, out_gmem.shape[2])
-            is_wanted = item.steps > 0 if keeps else item.is_real
-            _copy_if(is_wanted, out_smem.at[used], out_gmem.at[item.row, item.head])
-    plgpu.wait_smem_to_gmem(0)
+        queries = q_smem.at[pl.ds(i * padded, TILE_M)]
 
+        def multiply(acc_ref: Any, keys_smem: Any) -> None:
+            plgpu.wgmma(acc_ref, queries, keys_smem.transpose((1, 0)))
 
-def _copy_if(condition: Any, smem: Any, gmem: Any) -> None:
-    @pl.when(condition)
-    def _() -> None:
-        plgpu.copy_smem_to_gmem(smem, gmem)
+        return Start(multiply, no_sums(q_smem.shape[1]), item.end)
+
+    attend_items(
+        items,
+        total,
+        k_gmem,
+        v_gmem,
+        tables_gmem,
+        out_gmem if out_ref is None else (out_ref,),
+        pages=pages,
+        results=results,
+        begin=begin,
+        end=lambda i, item: None,
+        split=split,
+        keeps=out_ref is not None,
+    )

@@ -10,6 +10,7 @@ from jaxtyping import Array
 
 from models.kv_cache import (
     Attention,
+    Decode,
     Enter,
     KVCache,
     ModelInput,
@@ -42,7 +43,7 @@ def forward(
     reduction: Reduction,
     tap: Tap = untouched,
     make_attention: Callable[
-        [ModelInput, PagedAttention, Enter], Attention[KVCache]
+        [ModelInput, PagedAttention, Enter, Decode | None], Attention[KVCache]
     ] = make_paged_attention,
 ) -> tuple[KVCache, SlotState, Array]:
     """Runs a step's tokens through the layers.
@@ -70,7 +71,12 @@ def forward(
     hidden, cache = decoder(
         step.token_ids,
         jnp.maximum(step.positions, 0),
-        make_attention(step, operations.attend, operations.enter),
+        make_attention(
+            step,
+            operations.attend,
+            operations.enter,
+            operations.decode if tap is untouched else None,
+        ),
         cache,
         reduction,
         operations.add_norm,

@@ -57,7 +57,7 @@ def test_few_rows_are_the_reference_without_races(num_rows, capfd):
 
 
 @pytest.mark.parametrize(
-    ("num_rows", "stages"), [(1, None), (4, None), (8, 2), (32, 3), (33, None)]
+    ("num_rows", "stages"), [(1, None), (4, None), (8, 2), (32, 4), (33, None)]
 )
 def test_the_chosen_configuration_of_few_rows_lowers(num_rows, stages):
     config = choose_streamed(num_rows, 18944, 3584)

@@ -9,7 +9,8 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from models.kv_cache import enter
 from models.operations import hopper_enter
 from models.projection import Projection
-from pallas_kernels.rope_write import rope_write, takes_heads
+from pallas_kernels.head_rotation import takes_heads
+from pallas_kernels.rope_write import rope_write
 from tests.hopper import lower_for_h200
 
 INTERPRET = plgpu.InterpretGPUParams(detect_races=True)
