@@ -16,6 +16,7 @@ _CALLED = re.compile(
 )
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _NAME = re.compile(r"[\w.\-]+")
+_PALLAS = re.compile(r"([\w.\-]+)/mpmd_map$")
 _MODULE = re.compile(r"^HloModule ([\w.\-]+)")
 
 # no work on the device, or only that of what they contain
@@ -67,6 +68,15 @@ class Module:
     def scheduled(self) -> tuple[Instruction, ...]:
         """What runs: instructions of the entry and of loops, branches and calls within it."""
         return tuple(self._runs(self.entry))
+
+    @cached_property
+    def mosaic_kernels(self) -> dict[str, list[Instruction]]:
+        """Calls of Pallas kernels by their names on a GPU, in the order in which they run."""
+        found: dict[str, list[Instruction]] = {}
+        for instruction in self.scheduled:
+            if instruction.opcode == "custom-call" and (name := _PALLAS.search(instruction.path)):
+                found.setdefault(f"{name[1]}_mosaic_gpu_kernel", []).append(instruction)
+        return found
 
     def scope(self, instruction: Instruction) -> str:
         """Its scope; of a fusion without a path, that of most of what was fused.

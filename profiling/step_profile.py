@@ -1,12 +1,13 @@
 """Sums the events of a trace by scope and by kernel, and finds where the device waited."""
 
+import itertools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from profiling.events import Event
-from profiling.hlo_text import CONTAINERS, Module
+from profiling.hlo_text import CONTAINERS, Instruction, Module
 from profiling.scopes import COPIES, LAYER_SCOPES, OTHER, is_copy
 
 
@@ -53,7 +54,8 @@ def summarise(events: Iterable[Event], modules: Mapping[str, Module]) -> StepPro
     """Sums events by the scope that the HLO of their program gives them.
 
     An event says which operation it is of; where it does not (a kernel in a CUDA graph, a library),
-    it is looked for by its name. Loops and branches are left out: what they contain has events.
+    it is looked for by its name, and a Pallas kernel, whose name several operations share, by its
+    place among those of its name. Loops and branches are left out: what they contain has events.
 
     Args:
         modules: parsed programs, by name.
@@ -64,8 +66,9 @@ def summarise(events: Iterable[Event], modules: Mapping[str, Module]) -> StepPro
     scopes: dict[str, list[float]] = defaultdict(list)
     kernels: dict[tuple[str, str], list[float]] = defaultdict(list)
     leaves = []
-    for event in events:
-        scope, opcode = _origin(event, modules)
+    events = sorted(events, key=lambda event: event.start)
+    for event, known in zip(events, _by_order(events, modules), strict=True):
+        scope, opcode = _origin(event, known, modules)
         if opcode in CONTAINERS:
             continue
         leaves.append(event)
@@ -101,10 +104,31 @@ def modules_of(events: Iterable[Event]) -> Counter[str]:
     return Counter(event.module for event in events if event.module)
 
 
-def _origin(event: Event, modules: Mapping[str, Module]) -> tuple[str, str]:
+def _by_order(events: Sequence[Event], modules: Mapping[str, Module]) -> list[Instruction | None]:
+    """The operation of each Pallas kernel that does not name its own, if all of its name are there.
+
+    A graph runs its kernels in the order of the program, each execution all of them.
+    """
+    places: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for i, event in enumerate(events):
+        module = modules.get(event.module)
+        if module and event.op not in module.by_name and event.name in module.mosaic_kernels:
+            places[event.module, event.name].append(i)
+    found: list[Instruction | None] = [None] * len(events)
+    for (module_name, name), own in places.items():
+        instructions = modules[module_name].mosaic_kernels[name]
+        if len(own) % len(instructions) == 0:
+            for i, instruction in zip(own, itertools.cycle(instructions), strict=False):
+                found[i] = instruction
+    return found
+
+
+def _origin(
+    event: Event, known: Instruction | None, modules: Mapping[str, Module]
+) -> tuple[str, str]:
     """Scope and opcode."""
     module = modules.get(event.module)
-    instruction = module.by_name.get(event.op) if module else None
+    instruction = module.by_name.get(event.op, known) if module else None
     if module is None or instruction is None:
         for candidate in modules.values():
             if instruction := candidate.kernel_names.get(event.name):

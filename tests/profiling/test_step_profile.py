@@ -51,6 +51,23 @@ def test_a_kernel_without_an_operation_is_found_by_its_name():
     assert profile.scopes.keys() == {"mlp"}
 
 
+def test_pallas_kernels_in_a_graph_are_told_apart_by_their_order():
+    call = 'custom-call(%x), custom_call_target="mosaic_gpu_v2", metadata={op_name="jit(f)'
+    lines = [
+        f'  %c.{i} = f32[2]{{0}} {call}/{scope}/jit(product)/product/mpmd_map"}}\n'
+        for i, scope in enumerate(("qkv", "mlp", "mlp"))
+    ]
+    module = parse_hlo(HLO.replace("  %copy.1", "".join(lines) + "  %copy.1"))
+    kernel = "product_mosaic_gpu_kernel"
+    events = [event(kernel, i, i + 0.5, op="command_buffer_1") for i in range(6)]
+    profile = summarise(events[::-1], {"jit_f": module})
+    assert {name: share.count for name, share in profile.scopes.items()} == {"qkv": 2, "mlp": 4}
+    # one that is missing: nobody knows which
+    assert summarise(events[1:], {"jit_f": module}).scopes.keys() == {OTHER}
+    named = [event(kernel, 0, 1, op="c.1")]
+    assert summarise(named, {"jit_f": module}).scopes.keys() == {"mlp"}
+
+
 def test_what_no_program_has_is_a_copy_or_other():
     events = [event("MemcpyD2H", 0, 1, op="", module=""), event("gemm", 1, 2, op="", module="")]
     assert summarise(events, MODULES).scopes.keys() == {COPIES, OTHER}
