@@ -17,6 +17,7 @@ _CALLED = re.compile(
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _NAME = re.compile(r"[\w.\-]+")
 _PALLAS = re.compile(r"([\w.\-]+)/mpmd_map$")
+_LIBRARY = re.compile(r'custom_call_target="__cu(?:blas|dnn)')
 _MODULE = re.compile(r"^HloModule ([\w.\-]+)")
 
 # no work on the device, or only that of what they contain
@@ -77,6 +78,11 @@ class Module:
             if instruction.opcode == "custom-call" and (name := _PALLAS.search(instruction.path)):
                 found.setdefault(f"{name[1]}_mosaic_gpu_kernel", []).append(instruction)
         return found
+
+    @cached_property
+    def library_calls(self) -> list[Instruction]:
+        """Calls of cuBLAS and cuDNN, whose kernels have names of their own, as they run."""
+        return [i for i in self.scheduled if _LIBRARY.search(i.rest)]
 
     def scope(self, instruction: Instruction) -> str:
         """Its scope; of a fusion without a path, that of most of what was fused.

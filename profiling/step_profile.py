@@ -54,8 +54,9 @@ def summarise(events: Iterable[Event], modules: Mapping[str, Module]) -> StepPro
     """Sums events by the scope that the HLO of their program gives them.
 
     An event says which operation it is of; where it does not (a kernel in a CUDA graph, a library),
-    it is looked for by its name, and a Pallas kernel, whose name several operations share, by its
-    place among those of its name. Loops and branches are left out: what they contain has events.
+    it is looked for by its name, and where the name does not tell (Pallas kernels, which share
+    theirs, and libraries) by its place among its like. Loops and branches are left out: what they
+    contain has events.
 
     Args:
         modules: parsed programs, by name.
@@ -105,21 +106,27 @@ def modules_of(events: Iterable[Event]) -> Counter[str]:
 
 
 def _by_order(events: Sequence[Event], modules: Mapping[str, Module]) -> list[Instruction | None]:
-    """The operation of each Pallas kernel that does not name its own, if all of its name are there.
+    """The operations of kernels that do not name theirs: Pallas kernels of one name, or libraries'.
 
-    A graph runs its kernels in the order of the program, each execution all of them.
+    A graph runs its kernels in the order of the program, each execution all of them; where one is
+    missing, nobody knows which.
     """
     places: dict[tuple[str, str], list[int]] = defaultdict(list)
     for i, event in enumerate(events):
         module = modules.get(event.module)
-        if module and event.op not in module.by_name and event.name in module.mosaic_kernels:
+        if module is None or event.op in module.by_name or event.name in module.kernel_names:
+            continue
+        if event.name in module.mosaic_kernels:
             places[event.module, event.name].append(i)
+        elif not is_copy(event.name):
+            places[event.module, ""].append(i)
     found: list[Instruction | None] = [None] * len(events)
     for (module_name, name), own in places.items():
-        instructions = modules[module_name].mosaic_kernels[name]
-        if len(own) % len(instructions) == 0:
-            for i, instruction in zip(own, itertools.cycle(instructions), strict=False):
-                found[i] = instruction
+        module = modules[module_name]
+        operations = module.mosaic_kernels[name] if name else module.library_calls
+        if operations and len(own) % len(operations) == 0:
+            for i, operation in zip(own, itertools.cycle(operations), strict=False):
+                found[i] = operation
     return found
 
 

@@ -68,6 +68,21 @@ def test_pallas_kernels_in_a_graph_are_told_apart_by_their_order():
     assert summarise(named, {"jit_f": module}).scopes.keys() == {"mlp"}
 
 
+def test_kernels_of_libraries_in_a_graph_are_told_apart_by_their_order():
+    lines = [
+        f'  %g.{i} = f32[2]{{0}} custom-call(%x), custom_call_target="__cublas$gemm", '
+        f'metadata={{op_name="jit(f)/{scope}/dot_general"}}\n'
+        for i, scope in enumerate(("qkv", "mlp"))
+    ]
+    module = parse_hlo(HLO.replace("  %copy.1", "".join(lines) + "  %copy.1"))
+    names = ["nvjet_tst_64x8", "add_fusion_2", "memcpy32_post", "nvjet_tst_128x8"]
+    events = [event(name, i, i + 0.5, op="command_buffer") for i, name in enumerate(names)]
+    profile = summarise(events, {"jit_f": module})
+    assert profile.scopes["mlp"].count == 2
+    assert profile.scopes.keys() == {"qkv", "mlp", COPIES}
+    assert summarise(events[:1], {"jit_f": module}).scopes.keys() == {OTHER}
+
+
 def test_what_no_program_has_is_a_copy_or_other():
     events = [event("MemcpyD2H", 0, 1, op="", module=""), event("gemm", 1, 2, op="", module="")]
     assert summarise(events, MODULES).scopes.keys() == {COPIES, OTHER}
