@@ -7,6 +7,7 @@ from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Float, Int
 
 from models.config import PAGE_SIZE, ModelConfig
@@ -35,8 +36,21 @@ class KVCache:
     @property
     def pages(self) -> tuple[Array, Array]:
         """Keys and values, [L * pages, K, page, H]: no layer is sliced out, and copied."""
-        k, v = (x.reshape(-1, *x.shape[2:]) for x in (self.k, self.v))
+        k, v = (_in_rows(x.reshape(-1, *x.shape[2:])) for x in (self.k, self.v))
         return k, v
+
+    def with_pages(self, k: Array, v: Array) -> "KVCache":
+        """The cache of what `pages` has become."""
+        return KVCache(*(_in_rows(_in_rows(x).reshape(self.k.shape)) for x in (k, v)))
+
+
+def _in_rows(x: Array) -> Array:
+    """The array in the order that it has in memory.
+
+    Left to itself XLA gives pages of one kv head another order of axes in between, and copies the
+    whole pool there and back in every step.
+    """
+    return with_layout_constraint(x, Layout(major_to_minor=tuple(range(x.ndim))))
 
 
 @jax.tree_util.register_dataclass
@@ -161,7 +175,7 @@ def make_entrance(
             jnp.where(step.positions >= 0, own_pages + first_page, -1),
             offsets,
         )
-        return q, KVCache(k_pages.reshape(cache.k.shape), v_pages.reshape(cache.v.shape))
+        return q, cache.with_pages(k_pages, v_pages)
 
     return entrance
 
@@ -209,6 +223,6 @@ def make_paged_attention(
         assert decode is not None
         tables = row_tables + projection.layer * cache.k.shape[1]
         out, k, v = decode(projection, *cache.pages, tables, row_positions[:, 0])
-        return out, KVCache(k.reshape(cache.k.shape), v.reshape(cache.v.shape))
+        return out, cache.with_pages(k, v)
 
     return attention_of_rows if decode is not None and not num_blocks else attention
