@@ -22,18 +22,21 @@ NUM_SLOTS = 128
 MAX_TOKENS = 2048
 MAX_LENGTH = 8192
 
-# Seconds of a step by its rows, or by its tokens with prompts, of which a lone prompt's share
-# before the device begins is taken off; from docs/performance.md, between them a straight line.
-ROWS = (1, 8, 32, 64, 128)
-ROW_SECONDS = (3.78e-3, 4.0e-3, 4.2e-3, 4.5e-3, 5.15e-3)
-TOKENS = (64, 128, 256, 384, 512, 768, 1024, 1536, 2048)
-TOKEN_SECONDS = (5.3e-3, 5.9e-3, 7.1e-3, 9.2e-3, 11.5e-3, 16.6e-3, 22.3e-3, 33.5e-3, 45.0e-3)
+# Seconds of a step by its rows (`benchmarks.speed`), or by its tokens with prompts, without what
+# its rows read (`benchmarks.step_times`); from docs/performance.md, between them a straight line.
+ROWS = (1, 8, 16, 32, 64, 128)
+ROW_SECONDS = (3.71e-3, 3.83e-3, 3.91e-3, 4.06e-3, 4.61e-3, 4.96e-3)
+TOKENS = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+TOKEN_SECONDS = (
+    *(4.56e-3, 4.95e-3, 6.05e-3, 6.85e-3, 9.5e-3, 11.95e-3, 17.4e-3),
+    *(22.85e-3, 33.7e-3, 44.6e-3),
+)
 # The 7B's: width of attention, bytes of a token's KV; what is achieved, a second.
 ATTENTION_FLOPS = 28 * 4 * 3584
 KV_BYTES = 57_344
 PREFILL_FLOPS = 450e12
 KV_READ = 3.5e12
-HEAD = 0.3e-3  # scores and choice for 128 rows
+HEAD = 0.35e-3  # scores and choice for 128 rows
 
 # clients, requests, prompt tokens, output tokens
 LOADS = (
@@ -50,7 +53,6 @@ LOADS = (
 def step_seconds(bucket: Bucket, plan: StepPlan) -> float:
     """What was measured for the shape, and attention to what was there before."""
     if bucket.num_blocks:
-        # what was measured had the scores of one row
         seconds = float(np.interp(bucket.num_tokens, TOKENS, TOKEN_SECONDS))
         seconds += HEAD * (len(plan.rows) + len(plan.chunks)) / NUM_SLOTS
     else:
