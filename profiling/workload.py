@@ -27,6 +27,7 @@ from runtime.start import DEFAULTS, start_engine
 from runtime.step_input import StepInput
 from runtime.step_plan import Limits, StepPlan
 
+FIRST_STEPS = 4
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "int8": 4}  # with int8 weights activations are float32
 
 
@@ -102,7 +103,7 @@ class Workload:
         self.batch, self.context = batch, context
         max_tokens = options.get("max_num_batched_tokens") or defaults.max_num_batched_tokens
         # while the last prompts are read the first requests answer
-        self._answer = steps + 8 + reading_steps(batch, context, max_tokens)
+        self._answer = steps + 2 * FIRST_STEPS + reading_steps(batch, context, max_tokens)
         # as many prompts as run at once fill the largest bucket
         fill = -(-max_tokens // batch) + BLOCK_Q
         config = RuntimeConfig(
@@ -181,13 +182,14 @@ class Workload:
         if prompts > self.batch:
             return None
         runs = []
-        for _ in range(steps):
+        for _ in range(1 + steps):
             for i in range(prompts):
                 self._add(1, 1, min(longest, bucket.num_tokens - i * longest))
             runs.append(self._run(lambda: self.engine.has_work))
+        counted = runs[1:]  # the first one records the graph of its shape
         return Measured(
-            [step for run in runs for step in run.steps],
-            [seconds for run in runs for seconds in run.seconds],
+            [step for run in counted for step in run.steps],
+            [seconds for run in counted for seconds in run.seconds],
         )
 
     def end_decode(self) -> None:
@@ -204,8 +206,12 @@ class Workload:
             if last.bucket.num_blocks:
                 continue
             if len(read_step(last, self.engine.shape).contexts) == rows:
-                return
-        raise RuntimeError(f"some of {rows} requests ended before all of them decoded together")
+                break
+        else:
+            raise RuntimeError(f"some of {rows} requests ended before all of them decoded together")
+        # the first steps of a shape record its graph, and take several times as long
+        for _ in range(FIRST_STEPS):
+            self.engine.step()
 
     def _add(self, count: int, max_tokens: int, length: int) -> None:
         params = SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True)

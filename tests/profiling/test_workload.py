@@ -4,7 +4,7 @@ import pytest
 
 from models.config import PAGE_SIZE
 from models.kv_cache import BLOCK_Q
-from profiling.workload import reading_steps
+from profiling.workload import FIRST_STEPS, reading_steps
 from runtime.engine_request import Request
 from runtime.page_pool import PagePool
 from runtime.request import SamplingParams
@@ -18,7 +18,7 @@ from runtime.step_plan import Limits, SampledToken
 )
 def test_a_batch_decodes_together_for_as_long_as_it_is_measured(batch, context, max_tokens):
     steps = 20
-    answer = steps + 8 + reading_steps(batch, context, max_tokens)
+    answer = steps + 2 * FIRST_STEPS + reading_steps(batch, context, max_tokens)
     width = -(-(context + answer) // PAGE_SIZE)
     limits = Limits(batch, max_tokens // BLOCK_Q, BLOCK_Q, PAGE_SIZE, width)
     scheduler = Scheduler(limits, PagePool(batch * width + 1), prefix_caching=False)
@@ -29,4 +29,4 @@ def test_a_batch_decodes_together_for_as_long_as_it_is_measured(batch, context, 
     while plan := scheduler.schedule():
         together += len(plan.rows) == batch
         scheduler.update(plan, [SampledToken(7, True)] * len(plan.samples))
-    assert together >= steps
+    assert together >= steps + FIRST_STEPS
