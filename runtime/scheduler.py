@@ -183,18 +183,13 @@ class Scheduler:
         insort(self.waiting, request, key=lambda r: r.rank)
 
     def _num_blocks(self) -> int:
-        """Query blocks of the next step.
-
-        In a long step everybody waits whose answer is being written. So prompts are spread over
-        short ones, unless most of those that have a slot, or could have one, wait for their first
-        token.
-        """
+        """Query blocks of the next step."""
         num_writing = sum(request.num_missing == 1 for request in self.running)
         num_waiting = len(self.running) - num_writing
         num_waiting += min(len(self.waiting), len(self._free_slots))
-        if num_waiting > num_writing or self._batch_invariant:
+        if self._batch_invariant:
             return self.limits.num_blocks
-        return self.limits.mixed_blocks
+        return self.limits.blocks_beside(num_writing, num_waiting)
 
     def _schedule_apart(self, draft: Draft) -> None:
         """Prompts while there are any, then rows."""

@@ -44,6 +44,15 @@ class Limits:
         row_blocks = -(-self.num_slots // self.block_q)
         return min(self.num_blocks, max(self.mixed_tokens // self.block_q, row_blocks + 4))
 
+    def blocks_beside(self, num_writing: int, num_waiting: int) -> int:
+        """Query blocks of a step beside so many answers that are written.
+
+        In a long step everybody waits whose answer is being written. So prompts are spread over
+        short ones, unless most of those that have a slot, or could have one, wait for their first
+        token.
+        """
+        return self.num_blocks if num_waiting > num_writing else self.mixed_blocks
+
 
 class Scheduled(NamedTuple):
     """A request's part of a step: `num_tokens` tokens from `start` on.
