@@ -134,7 +134,7 @@ def _kernel(
     v_gmem: Any,  # [pages, K, page, H]
     in_smem: Any,  # [terms, G + 1, H / 2] twice: the halves of each query and the key
     bias_smem: Any,  # [G + 1, H / 2] twice
-    heads_smem: Any,  # [64, H / 2] twice; what lies past the heads does not mix in
+    heads_smem: Any,  # [G + 1 and more, H / 2] twice; read as tiles of 64, see _load
     value_in_smem: Any,  # [terms, H]
     value_bias_smem: Any,  # [H]
     value_smem: Any,  # [H]
@@ -255,7 +255,12 @@ def _sums_of(queries: list[Array], key: list[Array], value: Array, is_here: Arra
 
 
 def _load(smem: Any, rows: int | None, layout: Any, *, interpreted: bool) -> Array:
-    """What lies in rows, in a layout of matrix instructions; `rows` of a tile may reach past it."""
+    """What lies in rows, in a layout of matrix instructions.
+
+    `rows` of a tile may reach past it, into the pages, which lie behind (memory is given out in the
+    order of the scratch's names): what they hold does not mix in, and whole tiles of heads would
+    leave no room for a second instance.
+    """
     shape = smem.shape if rows is None else (rows, *smem.shape[1:])
     if interpreted:
         return plgpu.load(smem, layout=layout, optimized=False)
