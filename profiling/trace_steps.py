@@ -86,6 +86,7 @@ def trace_load(load: Workload, ceilings: Ceilings, options: argparse.Namespace) 
             continue
         phases.append(_trace(load, name, timed, run, options.out / name, options.top))
         print_phase(phases[-1], load.config.num_layers, ceilings, options.top)
+    load.end_decode()
     if phases:
         path = options.out / "summary.json"
         path.write_text(json.dumps(_summary(load, ceilings, phases), indent=1) + "\n")
