@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from models.config import PAGE_SIZE, ModelConfig
 from models.projection import Projection
+from models.sites import untouched
 from pallas_kernels.kv_write import write_pages
 
 BLOCK_Q = 64  # queries of a block: all of one request
@@ -207,8 +208,13 @@ def make_paged_attention(
     )
 
     def attention(projection: Projection, cache: KVCache) -> tuple[Array, KVCache]:
-        q, cache = entrance(projection, cache)
         group, first_page = projection.group, projection.layer * cache.k.shape[1]
+        # who looks at the heads needs them apart
+        if decode is not None and not num_blocks and projection.tap is untouched:
+            tables = row_tables + first_page
+            mixed, k, v = decode(projection, *cache.pages, tables, row_positions[:, 0])
+            return mixed, cache.with_pages(k, v)
+        q, cache = entrance(projection, cache)
         own = partial(attend, group=group, first_page=first_page)
         with jax.named_scope("attention"):
             out = None
@@ -219,10 +225,4 @@ def make_paged_attention(
             rows = own(q[:, None], *cache.pages, row_tables, row_positions, into=out)
             return rows[:, 0], cache
 
-    def attention_of_rows(projection: Projection, cache: KVCache) -> tuple[Array, KVCache]:
-        assert decode is not None
-        tables = row_tables + projection.layer * cache.k.shape[1]
-        out, k, v = decode(projection, *cache.pages, tables, row_positions[:, 0])
-        return out, cache.with_pages(k, v)
-
-    return attention_of_rows if decode is not None and not num_blocks else attention
+    return attention

@@ -101,7 +101,6 @@ def attend_items(
     results: Results,
     begin: Callable[[int, Item], Start],
     end: Callable[[int, Item], None],
-    split: Any,
     keeps: bool,
 ) -> None:
     """Attention of an instance's items, in `total` steps.
@@ -168,7 +167,7 @@ def attend_items(
         sums = lax.fori_loop(0, item.steps, partial(attend, item, start), start.sums)
         end(i, item)
         plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-        _write(item, sums, results, out_gmem, split=split, keeps=keeps)
+        _write(item, sums, results, out_gmem, keeps=keeps)
     plgpu.wait_smem_to_gmem(0)
 
 
@@ -178,12 +177,11 @@ def _write(
     results: Results,
     out_gmem: tuple[Any, ...],  # or [B, K, splits, padded, H], and top and total without H
     *,
-    split: Any,
     keeps: bool,
 ) -> None:
     if results.sums:
         used = pl.ds(0, out_gmem[0].shape[3])
-        smem = (results.out, *results.sums)
+        smem, split = (results.out, *results.sums), lax.axis_index("split")
         for value, own, gmem in zip(sums, smem, out_gmem, strict=True):
             own[...] = value
             plgpu.commit_smem()

@@ -19,7 +19,7 @@ from jaxlib.mlir import ir
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels.combine_splits import combine_splits
-from pallas_kernels.decode_items import Item, items_of
+from pallas_kernels.decode_items import Item
 from pallas_kernels.decode_loop import (
     Pages,
     Results,
@@ -29,10 +29,10 @@ from pallas_kernels.decode_loop import (
     pages_scratch,
     results_scratch,
 )
-from pallas_kernels.head_rotation import load_angles, spread_angles, turn_heads
+from pallas_kernels.head_rotation import load_angles, load_sum, spread_angles, turn_heads
 from pallas_kernels.head_rotation import takes_heads as turns_heads
 from pallas_kernels.online_softmax import LOG2_E, TILE_M, Sums, no_sums, swizzled
-from pallas_kernels.paged_decode import TuningConfig, grid_of, out_types, padded_rows
+from pallas_kernels.paged_decode import TuningConfig, grid_of, out_types, own_items, padded_rows
 
 _BY_COLUMN = plgpu.Layout.WGMMA.reduce(0)  # one value a column of a tile
 
@@ -144,21 +144,10 @@ def _kernel(
     queries_smem: Any,  # [64, H / 2] twice, which the interpreter needs; else nothing
     config: TuningConfig,
 ) -> None:
-    split = lax.axis_index("split")
-    num_kv_heads, num_heads = bias_gmem.shape[:2]
-    page_size, group = k_gmem.shape[2], num_heads - 2
+    page_size, group = k_gmem.shape[2], bias_gmem.shape[1] - 2
     half = bias_gmem.shape[2] // 2
     halves = [pl.ds(0, half), pl.ds(half, half)]
-    items, total = items_of(
-        lengths_gmem,
-        instance=lax.axis_index("instance"),
-        split=split,
-        num_kv_heads=num_kv_heads,
-        num_splits=config.num_splits,
-        num_items=config.num_items,
-        page_size=page_size,
-        pages_per_step=config.pages_per_step,
-    )
+    items, total = own_items(lengths_gmem, k_gmem, config)
 
     def fetch(item: Item) -> None:
         row, head, value, others = item.row, item.head, group + 1, pl.ds(0, group + 1)
@@ -220,7 +209,6 @@ def _kernel(
         results=results,
         begin=begin,
         end=end,
-        split=split,
         keeps=False,
     )
 
@@ -228,11 +216,8 @@ def _kernel(
 def _value(terms_smem: Any, bias_smem: Any, dtype: Any) -> Array:
     """The new value [H]; NaN and inf become 0."""
     layout = plgpu.Layout.WG_STRIDED(bias_smem.shape, vec_size=1)
-    parts = [*(terms_smem.at[i] for i in range(terms_smem.shape[0])), bias_smem]
-    total, *others = (plgpu.load(own, layout=layout).astype(jnp.float32) for own in parts)
-    for other in others:
-        total = total + other
-    total = total.astype(dtype).astype(jnp.float32)
+    terms = [terms_smem.at[i] for i in range(terms_smem.shape[0])]
+    total = load_sum([*terms, bias_smem], layout, dtype)
     return jnp.where(jnp.abs(total) < jnp.inf, total, 0.0).astype(dtype)
 
 

@@ -37,6 +37,14 @@ def load_angles(cos: Any, sin: Any, num_heads: int) -> tuple[Array, Array]:
     return plgpu.load(cos, layout=layout), plgpu.load(sin, layout=layout)
 
 
+def load_sum(parts: list[Any], layout: Any, dtype: Any) -> Array:
+    """The sum of references, float32 that is rounded as `dtype` rounds."""
+    first, *others = (plgpu.load(part, layout=layout).astype(jnp.float32) for part in parts)
+    for other in others:
+        first = first + other
+    return first.astype(dtype).astype(jnp.float32)
+
+
 def turn_heads(
     in_smem: Any,  # [terms, N, H / 2] twice: the halves of each head
     bias_smem: Any,  # [N, H / 2] twice
@@ -64,13 +72,7 @@ def turn_heads(
 
         def read(part: int) -> Array:
             terms = [in_smem[part].at[term, heads] for term in range(in_smem[part].shape[0])]
-            first, *others = (
-                plgpu.load(own, layout=layout).astype(jnp.float32)
-                for own in (*terms, bias_smem[part].at[heads])
-            )
-            for other in others:
-                first = first + other
-            return first.astype(dtype).astype(jnp.float32)
+            return load_sum([*terms, bias_smem[part].at[heads]], layout, dtype)
 
         head = plgpu.broadcasted_iota(jnp.int32, (at_once, half), 0, layout=layout) + first_head
         kind = lax.rem(head, jnp.int32(group + 2))

@@ -163,6 +163,21 @@ def _make_kernel(
     )
 
 
+def own_items(lengths_gmem: Any, k_gmem: Any, config: TuningConfig) -> tuple[list[Item], Array]:
+    """`items_of` the instance and split that a kernel is at."""
+    _, num_kv_heads, page_size, _ = k_gmem.shape
+    return items_of(
+        lengths_gmem,
+        instance=lax.axis_index("instance"),
+        split=lax.axis_index("split"),
+        num_kv_heads=num_kv_heads,
+        num_splits=config.num_splits,
+        num_items=config.num_items,
+        page_size=page_size,
+        pages_per_step=config.pages_per_step,
+    )
+
+
 def grid_of(num_rows: int, num_kv_heads: int, config: TuningConfig) -> tuple[int, int]:
     """Instances, and splits of each."""
     return -(-num_rows * num_kv_heads // config.num_items), config.num_splits
@@ -199,18 +214,8 @@ def _kernel(
     config: TuningConfig,
     out_ref: Any = None,  # [N, K, G, H]
 ) -> None:
-    split = lax.axis_index("split")
-    num_kv_heads, padded = q_gmem.shape[1:3]
-    items, total = items_of(
-        lengths_gmem,
-        instance=lax.axis_index("instance"),
-        split=split,
-        num_kv_heads=num_kv_heads,
-        num_splits=config.num_splits,
-        num_items=config.num_items,
-        page_size=k_gmem.shape[2],
-        pages_per_step=config.pages_per_step,
-    )
+    padded = q_gmem.shape[2]
+    items, total = own_items(lengths_gmem, k_gmem, config)
     for i, item in enumerate(items):
         own = q_smem.at[pl.ds(i * padded, padded)]
         plgpu.copy_gmem_to_smem(q_gmem.at[item.row, item.head], own, q_barrier.at[i])
@@ -235,6 +240,5 @@ def _kernel(
         results=results,
         begin=begin,
         end=lambda i, item: None,
-        split=split,
         keeps=out_ref is not None,
     )

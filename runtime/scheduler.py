@@ -184,11 +184,11 @@ class Scheduler:
 
     def _num_blocks(self) -> int:
         """Query blocks of the next step."""
+        if self._batch_invariant:
+            return self.limits.num_blocks
         num_writing = sum(request.num_missing == 1 for request in self.running)
         num_waiting = len(self.running) - num_writing
         num_waiting += min(len(self.waiting), len(self._free_slots))
-        if self._batch_invariant:
-            return self.limits.num_blocks
         return self.limits.blocks_beside(num_writing, num_waiting)
 
     def _schedule_apart(self, draft: Draft) -> None:

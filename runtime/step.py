@@ -71,12 +71,7 @@ def forward(
     hidden, cache = decoder(
         step.token_ids,
         jnp.maximum(step.positions, 0),
-        make_attention(
-            step,
-            operations.attend,
-            operations.enter,
-            operations.decode if tap is untouched else None,
-        ),
+        make_attention(step, operations.attend, operations.enter, operations.decode),
         cache,
         reduction,
         operations.add_norm,

@@ -118,6 +118,22 @@ def test_a_step_of_rows_attends_by_it():
         )
 
 
+def test_heads_that_are_looked_at_are_kept_apart():
+    projection, k_pages, v_pages, tables, positions = operands([70, 3], 2, 3, 2)
+    seen = []
+
+    def tap(site, layer, value):
+        seen.append(site)
+        return value
+
+    step = ModelInput(
+        jnp.zeros(2, jnp.int32), positions, jnp.arange(2), jnp.zeros(0, jnp.int32), tables
+    )
+    attention = make_paged_attention(step, paged_attention, decode=hopper_decode)
+    attention(replace(projection, tap=tap), KVCache(k_pages[None], v_pages[None]))
+    assert seen == ["attn.q", "attn.k", "attn.v"]
+
+
 @pytest.mark.parametrize("num_terms", [1, 4])
 @pytest.mark.parametrize("rows", [2, 128])
 def test_it_lowers_for_a_gpu_without_one_and_writes_in_place(rows, num_terms):
