@@ -20,8 +20,7 @@ from models.mesh import TP, make_mesh
 from models.qwen2 import AddNorm, Reduction
 from pallas_kernels.add_norm import add_norm, hopper_add_norm
 from pallas_kernels.hopper import is_hopper
-from runtime.exchange import Exchange, one_shot
-from runtime.step_input import inbox_packing
+from runtime.exchange import Exchange, Peers, one_shot
 from runtime.step_jits import all_reduce_of
 
 WIDTH = 3584
@@ -53,8 +52,8 @@ def microseconds(way: str, rows: int, num_devices: int, norm: AddNorm) -> float:
 def step_seconds(way: str, rows: int, num_devices: int, norm: AddNorm, calls: int) -> float:
     """Of a step of so many sums in a chain, at the median, steps behind each other."""
     mesh = make_mesh(num_devices)
-    packing = inbox_packing(num_devices)
     exchange = Exchange(mesh, width=WIDTH)
+    peers = exchange.peers
     run = make_step(way, mesh, norm, calls)
     random = np.random.default_rng(0)
     x, scale = jnp.asarray(random.normal(size=(rows, WIDTH)), jnp.bfloat16), jnp.ones(WIDTH)
@@ -63,9 +62,8 @@ def step_seconds(way: str, rows: int, num_devices: int, norm: AddNorm, calls: in
     terms = jax.device_put(terms, jax.NamedSharding(mesh, P(TP)))
 
     def step() -> Array:
-        vector = np.zeros(packing.size, np.int32)
-        exchange.fill(packing.views(vector))
-        result: Array = run(*arguments, terms, vector)
+        nonlocal peers
+        result, peers = run(*arguments, terms, peers)
         return result
 
     jax.block_until_ready(step())
@@ -78,28 +76,28 @@ def step_seconds(way: str, rows: int, num_devices: int, norm: AddNorm, calls: in
     return statistics.median(seconds)
 
 
-def make_step(way: str, mesh: Any, norm: AddNorm, calls: int) -> Callable[..., Array]:
+def make_step(way: str, mesh: Any, norm: AddNorm, calls: int) -> Callable[..., Any]:
     """A step whose sums each wait for the one before."""
-    packing = inbox_packing(mesh.size)
 
-    def run(x: Array, scale: Array, terms: Array, vector: Array) -> Array:
+    def run(x: Array, scale: Array, terms: Array, peers: Peers) -> tuple[Array, Peers]:
+        peers = peers.next()
         reduction = Reduction(all_reduce_of(mesh))
         if way == "ours":
-            reduction = one_shot(reduction.all_reduce, packing.unpack(vector))
+            reduction = one_shot(reduction.all_reduce, peers)
         part = terms[0]
         for i in range(calls):
             x, normed = reduction.norm(jnp.int32(i), norm)(
                 x, reduction.before_norm(part), scale, EPS
             )
             part = normed[None]
-        return x
+        return x, peers
 
     return jax.jit(
         partial(
             jax.shard_map,
             mesh=mesh,
             in_specs=(P(), P(), P(TP), P()),
-            out_specs=P(),
+            out_specs=(P(), P()),
             check_vma=False,
         )(run)
     )

@@ -37,8 +37,12 @@ def slots_of(num_rows: int, vocab: int, mode: SampleMode) -> SlotState:
     """Requests that ask for `PARAMS`, each with its seed."""
     temperature, top_k, top_p, min_p = PARAMS[mode]
     values = jnp.array([temperature, top_p, min_p], jnp.float32)
+    slot = jnp.arange(num_rows)
+    rows = jnp.stack([slot, 100 + slot, jnp.zeros_like(slot), jnp.full_like(slot, -1)], axis=1)
+    state = empty_slots(num_rows, pages_per_request=1, vocab_size=vocab)
     return replace(
-        empty_slots(num_rows, pages_per_request=1, vocab_size=vocab),
+        state,
+        samples=state.samples.at[:num_rows].set(rows),
         seeds=jnp.arange(3 * num_rows, dtype=jnp.uint32).reshape(-1, 3),
         top_k=jnp.full(num_rows, top_k, jnp.int32),
         sampling=jnp.tile(values, (num_rows, 1)),
@@ -48,8 +52,6 @@ def slots_of(num_rows: int, vocab: int, mode: SampleMode) -> SlotState:
 def seconds_a_call(num_rows: int, vocab: int, mode: SampleMode) -> float:
     """Median time of a call, and of making its scores from others: an addition."""
     logits = 3 * jax.random.normal(jax.random.key(0), (num_rows, vocab), jnp.float32)
-    slot = jnp.arange(num_rows)
-    rows = jnp.stack([slot, 100 + slot, jnp.zeros_like(slot), jnp.full_like(slot, -1)], axis=1)
     mask = None
     if mode is SampleMode.FULL:
         mask = jnp.full((num_rows, -(-vocab // 32)), -1, jnp.int32)
@@ -59,7 +61,9 @@ def seconds_a_call(num_rows: int, vocab: int, mode: SampleMode) -> float:
         token = jnp.int32(0)
         for _ in range(CALLS):
             scores = jax.lax.optimization_barrier(logits + 1e-9 * token)
-            state, result = sample(_same, state, scores, rows, mask, parts=None, mode=mode)
+            state, result = sample(
+                _same, state, scores, mask, num_rows=num_rows, parts=None, mode=mode
+            )
             token = result[0, 0]
         return state, token
 

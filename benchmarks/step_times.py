@@ -20,6 +20,7 @@ from models.gguf_file import open_gguf
 from models.kv_cache import BLOCK_Q
 from runtime.buckets import Bucket
 from runtime.config import RuntimeConfig, default_cache_dir
+from runtime.dispatch_thread import model_runner
 from runtime.engine import Engine
 from runtime.start import start_engine
 from runtime.step_input import StepInput, StepShape, forward_packing
@@ -54,7 +55,8 @@ def step_of(
         views[name][:, 0] = shape.num_slots
     if pages is not None:
         views["pages"][: len(pages)] = pages
-    return StepInput(bucket, vector, None, np.zeros(0, np.int32), (), False, 0)
+    views["samples"][:] = (shape.num_slots, 0, 0, -1)
+    return StepInput(bucket, vector, None, (), False, 0)
 
 
 def enter_pages(engine: Engine, num_pages: int) -> None:
@@ -65,17 +67,18 @@ def enter_pages(engine: Engine, num_pages: int) -> None:
     for index, pages in enumerate(order.reshape(num_pages, -1)):
         table = np.stack([slots, np.full_like(slots, index), pages], axis=1)
         step = step_of(bucket, shape, rows=0, context=0, pages=table)
-        engine.runner.forward(step)
+        model_runner(engine.runner).forward(step)
 
 
 def forward_seconds(engine: Engine, bucket: Bucket, rows: int, context: int, calls: int) -> float:
     """Median over five lots of `calls` steps."""
     step = step_of(bucket, engine.shape, rows=rows, context=context)
+    runner = model_runner(engine.runner)
     seconds = []
     for _ in range(6):
         begin = time.perf_counter()
         for _ in range(calls):
-            hidden = engine.runner.forward(step)
+            hidden = runner.forward(step)
         jax.block_until_ready(hidden)
         seconds.append((time.perf_counter() - begin) / calls)
     return statistics.median(seconds[1:])

@@ -1,5 +1,6 @@
 """The parts of the forward pass that have several implementations, chosen once for a device."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +18,10 @@ from pallas_kernels.decode_step import decode_step
 from pallas_kernels.decode_step import takes_heads as steps_heads
 from pallas_kernels.gated_product import hopper_gated
 from pallas_kernels.head_rotation import takes_heads as turns_heads
-from pallas_kernels.hopper import is_hopper
+from pallas_kernels.hopper import is_hopper, reach_each_other
 from pallas_kernels.hopper_attention import hopper_attention, takes_heads
 from pallas_kernels.multiply import hopper_multiply
+from pallas_kernels.one_shot_norm import takes as sums_fit
 from pallas_kernels.paged_attention import paged_attention
 from pallas_kernels.paged_decode import choose_config, padded_rows
 from pallas_kernels.rope_write import rope_write
@@ -45,9 +47,9 @@ class Operations:
     attention_name: str = "plain XLA"
 
 
-def choose_operations(device: Any, config: ModelConfig, *, itemsize: int) -> Operations:
-    """The fastest for a device, with keys and values of `itemsize` bytes."""
-    if not is_hopper(device):
+def choose_operations(devices: Sequence[Any], config: ModelConfig, *, itemsize: int) -> Operations:
+    """The fastest for devices of one kind, with keys and values of `itemsize` bytes."""
+    if not is_hopper(devices[0]):
         return Operations()
     group = config.num_heads // config.num_kv_heads
     fits = takes_heads(group=group, head_dim=config.head_dim, itemsize=itemsize)
@@ -59,6 +61,8 @@ def choose_operations(device: Any, config: ModelConfig, *, itemsize: int) -> Ope
         else None,
         products=Products(hopper_multiply, hopper_gated),
         add_norm=hopper_add_norm,
+        one_shot=sums_fit(width=config.width, num_calls=2 * config.num_layers)
+        and reach_each_other(devices),
         attention_name="Mosaic GPU" if fits else "plain XLA",
     )
 

@@ -52,13 +52,20 @@ class Reduction:
         """What adds it; `number`: of the addition in the model."""
         return add_norm if self.sum_norm is None else partial(self.sum_norm, number)
 
-    def after_last(self, terms: Array) -> Array:
-        """What no norm reads."""
+    def last(self, number: Array, x: Array, terms: Array, eps: float) -> Array:
+        """The addition that no norm follows."""
+        if self.sum_norm is None:
+            return add(x, terms)
         with jax.named_scope("all_reduce"):
-            return terms if self.sum_norm is None else self.all_reduce(terms)
+            return self.sum_norm(number, x, terms, jnp.ones(x.shape[1]), eps)[0]
 
 
 ALONE = Reduction()
+
+
+def chosen(x: Float[Array, "T ..."], rows: Int[Array, " R"] | None) -> Float[Array, "R ..."]:
+    """These tokens' values; None: all."""
+    return x if rows is None else x.at[rows].get(mode="clip")
 
 
 class RMSNorm(nnx.Module):
@@ -102,16 +109,21 @@ class SelfAttention(nnx.Module):
         attention: Attention[Cache],
         cache: Cache,
         tap: Tap,
-    ) -> tuple[Float[Array, "terms T D"], Cache]:
-        """What the layer's heads add to the residual stream, in terms, and the cache."""
+        rows: Int[Array, " R"] | None,
+    ) -> tuple[Float[Array, "terms R D"], Cache]:
+        """What the layer's heads add to the residual stream, in terms, and the cache.
+
+        Args:
+            rows: tokens for which that is wanted; None: all.
+        """
         with jax.named_scope("qkv"):
             bias = self.bias[...].reshape(self.bias[...].shape[0], -1, self.head_dim)
             terms = self.qkv.terms(x, narrow=True).reshape(-1, x.shape[0], *bias.shape)
         projection = Projection(layer, terms, bias, rope, x.dtype, tap)
         mixed, cache = attention(projection, cache)
-        mixed = tap("attn.z", layer, mixed)
+        mixed = chosen(tap("attn.z", layer, mixed), rows)
         with jax.named_scope("attention_out"):
-            return self.out.terms(mixed.reshape(x.shape[0], -1), narrow=True), cache
+            return self.out.terms(mixed.reshape(mixed.shape[0], -1), narrow=True), cache
 
 
 class MLP(nnx.Module):
@@ -162,12 +174,15 @@ class Layer(nnx.Module):
         reduction: Reduction,
         add_norm: AddNorm,
         tap: Tap,
-    ) -> tuple[Float[Array, "T D"], Float[Array, "terms T D"], Cache]:
+        rows: Int[Array, " R"] | None = None,
+    ) -> tuple[Float[Array, "R D"], Float[Array, "terms R D"], Cache]:
+        """The stream and what is to be added; of `rows` alone, where nobody reads the others'."""
         number = jnp.asarray(2 * layer)
         x, normed = self.attn_norm.after(x, terms, reduction.norm(number, add_norm))
-        mixed, cache = self.attn(layer, normed, rope, attention, cache, tap)
+        mixed, cache = self.attn(layer, normed, rope, attention, cache, tap, rows)
         mixed = _seen("attn.out", layer, reduction.before_norm(mixed), tap)
-        x, normed = self.mlp_norm.after(x, mixed, reduction.norm(number + 1, add_norm))
+        add_norm = reduction.norm(number + 1, add_norm)
+        x, normed = self.mlp_norm.after(chosen(x, rows), mixed, add_norm)
         mixed = reduction.before_norm(self.mlp(layer, normed, tap))
         return x, _seen("mlp.out", layer, mixed, tap), cache
 
@@ -207,8 +222,14 @@ class Decoder(nnx.Module):
         reduction: Reduction = ALONE,
         add_norm: AddNorm = add_norm,
         tap: Tap = untouched,
-    ) -> tuple[Float[Array, "T D"], Cache]:
-        """Hidden states after the last layer, and the cache with the tokens in it."""
+        rows: Int[Array, " R"] | None = None,
+    ) -> tuple[Float[Array, "R D"], Cache]:
+        """Hidden states after the last layer, and the cache with the tokens in it.
+
+        Args:
+            rows: tokens whose hidden states are wanted, which the last layer's feed-forward and all
+                behind attention is computed for; None: all.
+        """
         with jax.named_scope("embedding"):
             x = tap("embed", None, self.embedding[...][token_ids])
         terms: Array | None = None
@@ -217,20 +238,31 @@ class Decoder(nnx.Module):
 
         @jax.jit
         def run(
-            block: Layer, layer: Array, x: Array, terms: Array | None, cache: Cache
+            block: Layer,
+            layer: Array,
+            x: Array,
+            terms: Array | None,
+            cache: Cache,
+            rows: Array | None,
         ) -> tuple[Array, Array, Cache]:
-            return block(layer, x, terms, rope, attention, cache, reduction, add_norm, tap)
+            return block(layer, x, terms, rope, attention, cache, reduction, add_norm, tap, rows)
 
         for i, block in enumerate(self.layers):
             if tap is untouched:
                 # under its own jit a layer is traced once, not once for each of them
-                x, terms, cache = run(block, jnp.int32(i), x, terms, cache)
+                last = i + 1 == len(self.layers)
+                x, terms, cache = run(block, jnp.int32(i), x, terms, cache, rows if last else None)
             else:  # which keeps the values of each layer apart, and sees every sum
                 x = tap("resid_pre", i, x)
                 between = _seen_between(i, tap)
                 x, new, cache = block(i, x, None, rope, attention, cache, reduction, between, tap)
                 x = tap("resid_post", i, add(x, new))
-        return x if terms is None else add(x, reduction.after_last(terms)), cache
+        if terms is None:
+            x = chosen(x, rows)
+        else:
+            number = jnp.int32(2 * len(self.layers))
+            x = reduction.last(number, x, terms, self.config.rms_eps)
+        return x, cache
 
 
 class Head(nnx.Module):

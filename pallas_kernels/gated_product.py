@@ -15,7 +15,14 @@ from jaxtyping import Array, Float
 from pallas_kernels import few_rows
 from pallas_kernels.multiply import Multiply, hopper_multiply, multiply
 from pallas_kernels.online_softmax import TILE_M
-from pallas_kernels.tiled_product import MAX_STAGES, NUM_CORES, ROWS_RANGE, TuningConfig, run_tiles
+from pallas_kernels.tiled_product import (
+    BLOCK_ROWS,
+    MAX_STAGES,
+    NUM_CORES,
+    ROWS_RANGE,
+    TuningConfig,
+    run_tiles,
+)
 
 # Both results of a tile lie in a warpgroup's registers: 2 * 64 * 160 / 128 = 160 of a thread.
 TILE_OUT_RANGE = (64, 160)
@@ -31,19 +38,16 @@ def choose_config(num_rows: int, num_out: int, num_in: int) -> TuningConfig | No
 
     The one that should keep most multiprocessors busy: the last round is the problem.
     """
-    if not ROWS_RANGE[0] <= num_rows <= ROWS_RANGE[1] or num_rows % TILE_M:
+    if not ROWS_RANGE[0] <= num_rows <= ROWS_RANGE[1] or num_rows % BLOCK_ROWS:
         return None
     if num_in % 64 or num_out % 8 or num_out < TILE_OUT_RANGE[0]:
         return None
-    consumers = 2 if num_rows % (2 * TILE_M) == 0 else 1
-    rows = num_rows // (consumers * TILE_M)
+    rows = num_rows // BLOCK_ROWS
 
     def config(tile_out: int) -> TuningConfig:
-        result = 2 * consumers * TILE_M * tile_out
-        stage = 2 * 64 * (consumers * TILE_M + 2 * tile_out)
-        return TuningConfig(
-            tile_out, 64, min(MAX_STAGES, (SMEM_BYTES - result) // stage), consumers
-        )
+        result = 2 * BLOCK_ROWS * tile_out
+        stage = 2 * 64 * (BLOCK_ROWS + 2 * tile_out)
+        return TuningConfig(tile_out, 64, min(MAX_STAGES, (SMEM_BYTES - result) // stage))
 
     def speed(config: TuningConfig) -> float:
         count = rows * -(-num_out // config.tile_out)

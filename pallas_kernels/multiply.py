@@ -68,8 +68,7 @@ def hopper_multiply(
     if matrix.dtype.itemsize != 2:
         return multiply(x, matrix)
     if num_rows == 1 and num_in <= MAX_SUMMED:
-        sums = (matrix.astype(jnp.float32) * x.astype(jnp.float32)).sum(axis=-1)[None, None]
-        return sums.astype(x.dtype) if narrow else sums
+        return sums(x, matrix).astype(x.dtype) if narrow else sums(x, matrix)
     config = choose_config(matrix.shape[0], num_in)
     if num_rows <= MAX_ROWS and config is not None:
         return few_rows_product(x, matrix, config=config)
@@ -80,6 +79,11 @@ def hopper_multiply(
     if num_rows < MANY_ROWS or not narrow:
         return multiply(x, matrix)
     return narrow_product(x, matrix)[None]
+
+
+def sums(x: Float[Array, "1 in"], matrix: Float[Array, "out in"]) -> Float[Array, "1 1 out"]:
+    """`multiply` for one row, as a sum for each output."""
+    return (matrix.astype(jnp.float32) * x.astype(jnp.float32)).sum(axis=-1)[None, None]
 
 
 def narrow_product(

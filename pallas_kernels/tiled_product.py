@@ -26,10 +26,14 @@ RING_BYTES = 200_000
 MAX_STAGES = 6
 # Narrower tiles read `x` too often; wider ones do not fit the registers.
 TILE_OUT_RANGE = (96, 256)
+# Each term is written and read again; where it would be more of them, tiles may be narrower.
+MAX_SPLITS = 4
+NARROW_TILE_OUT = 64
 MAX_ROUNDS = 2
 # Fewer rows XLA reads as fast. Of more there are enough tiles however they are cut: at 768 these
 # are a seventh faster, at 2,048 no longer, and each kernel takes half a second of every start.
 ROWS_RANGE = (128, 512)
+BLOCK_ROWS = 2 * TILE_M  # of a tile that is chosen
 MIN_BUSY = 0.8  # share of the multiprocessors
 # Registers of a thread of the fetching and of the computing warpgroups.
 REGISTERS = (40, 232)
@@ -68,19 +72,20 @@ def choose_config(num_rows: int, num_out: int, num_in: int) -> TuningConfig | No
 
 def configs(num_rows: int, num_out: int, num_in: int) -> Iterator[TuningConfig]:
     """Those that leave few multiprocessors without work, the best first."""
-    if num_rows % TILE_M or num_out % 8:
+    if num_rows % BLOCK_ROWS or num_out % 8:
         return
-    consumers = 2 if num_rows % (2 * TILE_M) == 0 else 1
-    rows = num_rows // (consumers * TILE_M)
-    for rounds, splits in itertools.product(range(1, MAX_ROUNDS + 1), (1, 2, 4, 8)):
+    rows = num_rows // BLOCK_ROWS
+    for least, rounds, splits in itertools.product(
+        (TILE_OUT_RANGE[0], NARROW_TILE_OUT), range(1, MAX_ROUNDS + 1), (1, 2, MAX_SPLITS)
+    ):
         columns = rounds * NUM_CORES // (rows * splits)
         if columns == 0 or num_in % (64 * splits):
             continue
         tile_out = -(-num_out // (8 * columns)) * 8
         busy = rows * splits * num_out / (tile_out * rounds * NUM_CORES)
-        if TILE_OUT_RANGE[0] <= tile_out <= TILE_OUT_RANGE[1] and busy >= MIN_BUSY:
-            stages = RING_BYTES // (2 * 64 * (consumers * TILE_M + tile_out))
-            yield TuningConfig(tile_out, 64, min(stages, MAX_STAGES), consumers, splits)
+        if least <= tile_out <= TILE_OUT_RANGE[1] and busy >= MIN_BUSY:
+            stages = RING_BYTES // (2 * 64 * (BLOCK_ROWS + tile_out))
+            yield TuningConfig(tile_out, 64, min(stages, MAX_STAGES), num_splits=splits)
 
 
 @partial(jax.jit, static_argnames=("config", "interpret"))

@@ -17,10 +17,10 @@ from models.kv_cache import BLOCK_Q
 from profiling.work import Sizes, Step, read_step, weight_bytes
 from runtime.buckets import Bucket
 from runtime.config import RuntimeConfig
+from runtime.dispatch_thread import DispatchThread, model_runner
 from runtime.engine import Engine
-from runtime.experiments.instrumented import Hidden
 from runtime.memory_plan import take_share
-from runtime.model_runner import ModelRunner, PendingStep, StepResult
+from runtime.model_runner import ModelRunner, StepResult
 from runtime.request import SamplingParams
 from runtime.runner import Runner
 from runtime.start import DEFAULTS, start_engine
@@ -35,21 +35,19 @@ ITEM_BYTES = {"float32": 4, "bfloat16": 2, "int8": 4}  # with int8 weights activ
 class Recorder:
     """A runner that writes down what it is given."""
 
-    runner: Runner
+    runner: Runner[Any, Any]
     steps: list[StepInput] = field(default_factory=list)
 
-    def forward(self, step: StepInput) -> Hidden:
+    def forward(self, step: StepInput) -> Any:
         """Of `runner`."""
         self.steps.append(step)
         return self.runner.forward(step)
 
-    def sample(
-        self, step: StepInput, hidden: Hidden, masks: np.ndarray | None = None
-    ) -> PendingStep:
+    def sample(self, step: StepInput, hidden: Any, masks: np.ndarray | None = None) -> Any:
         """Of `runner`."""
         return self.runner.sample(step, hidden, masks)
 
-    def read(self, plan: StepPlan, step: PendingStep) -> StepResult:
+    def read(self, plan: StepPlan, step: Any) -> StepResult:
         """Of `runner`."""
         return self.runner.read(plan, step)
 
@@ -120,8 +118,9 @@ class Workload:
             report=lambda stage, text, fraction: report(stage, text),
         )
         self.config: ModelConfig = on_devices(in_file, self.engine.info.tensor_parallel_size)
-        self.runner = cast(ModelRunner, self.engine.runner)
-        self._recorder = Recorder(self.runner)
+        self.runner = model_runner(self.engine.runner)
+        self._wait = cast(ModelRunner | DispatchThread, self.engine.runner).wait
+        self._recorder = Recorder(self.engine.runner)
         self.engine.runner = self._recorder
         check_room(batch, context + self._answer, self.engine.info.kv_tokens)
         self._rng = np.random.default_rng(0)
@@ -223,13 +222,13 @@ class Workload:
     def _run(self, go_on: Callable[[], bool], *, settle: bool = True) -> Measured:
         self._recorder.steps.clear()
         if settle:
-            self.runner.wait()
+            self._wait()
         times = [time.perf_counter()]
         while go_on():
             self.engine.step()  # returns when the step before has its results
             times.append(time.perf_counter())
         if settle:
-            self.runner.wait()
+            self._wait()
             times[-1] = time.perf_counter()
         steps = [read_step(step, self.engine.shape) for step in self._recorder.steps]
         return Measured(steps, np.diff(times).tolist())

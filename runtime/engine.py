@@ -3,14 +3,13 @@
 import time
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import jax
 
 from runtime.buckets import Bucket, Buckets
 from runtime.engine_request import Pooling, Request
 from runtime.errors import RequestError, UnsupportedParameter
-from runtime.experiments.instrumented import Hidden
 from runtime.experiments.interventions import Shapes
 from runtime.experiments.probe import Probe
 from runtime.experiments.pure_model import PureModel
@@ -18,7 +17,6 @@ from runtime.guide import Guide, MakeGuide
 from runtime.kv_snapshot import KVSnapshot
 from runtime.masks import fill_masks
 from runtime.messages import EngineInfo, Stats
-from runtime.model_runner import PendingStep
 from runtime.request import SamplingParams, TokenOutput, answer_room
 from runtime.runner import Runner
 from runtime.scheduler import Scheduler
@@ -45,7 +43,7 @@ class _Forwarded:
 
     plan: StepPlan
     step: StepInput
-    hidden: Hidden
+    hidden: Any  # the runner's
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class _Started:
     """A step whose results have not been read."""
 
     plan: StepPlan
-    step: PendingStep
+    step: Any  # the runner's
     bucket: str
 
 
@@ -67,7 +65,7 @@ class Engine:
     def __init__(
         self,
         scheduler: Scheduler,
-        runner: Runner,
+        runner: Runner[Any, Any],
         *,
         buckets: Buckets,
         shape: StepShape,

@@ -1,5 +1,7 @@
-"""Memory of each device that the others write to, for sums over them (`one_shot_norm`)."""
+"""Memory of each device that the others write to, for what devices tell each other in a step."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -11,51 +13,96 @@ from jaxtyping import Array
 
 from models.mesh import TP
 from models.qwen2 import AllReduce, Reduction
-from pallas_kernels.one_shot_norm import inbox_bytes, one_shot_norm
+from pallas_kernels import one_shot_gather, one_shot_norm
 
 MAX_ROWS = 128  # more of them are better summed in pieces, as XLA does
 NUM_STEPS = 2**23  # then their numbers begin again
 
+# share(words int32 [W] of this device) -> [N, W], of all
+type Share = Callable[[Array], Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Peers:
+    """What kernels must know of the devices' memory; the same on each of them.
+
+    Attributes:
+        inboxes: int32 [N, 2], where each device's begins: words of the address, low first
+        step: int32 [1], the number of the step
+    """
+
+    inboxes: Array
+    step: Array
+
+    def next(self) -> "Peers":
+        """Those of the next step."""
+        return Peers(self.inboxes, (self.step + 1) % NUM_STEPS)
+
+    @property
+    def place(self) -> Array:
+        """int32 [2]: this device's number, under shard_map, and that of the step."""
+        return jnp.stack([lax.axis_index(TP), self.step[0]])
+
 
 class Exchange:
-    """The inboxes, and the number of the step that runs."""
+    """The inboxes of a mesh, and `peers`, which say where they are."""
 
     def __init__(self, mesh: Mesh, *, width: int):
-        size = inbox_bytes(mesh.size, MAX_ROWS, width)
+        norms = one_shot_norm.inbox_bytes(mesh.size, MAX_ROWS, width)
+        size = norms + one_shot_gather.inbox_bytes(mesh.size)
         # never donated, never moved: kernels know it by its address
-        self._memory = jax.jit(
+        self.memory = jax.jit(
             partial(jnp.zeros, (mesh.size, size), jnp.uint8),
             out_shardings=NamedSharding(mesh, PartitionSpec(TP)),
         )()
-        by_device = {shard.device: shard.data for shard in self._memory.addressable_shards}
+        by_device = {shard.device: shard.data for shard in self.memory.addressable_shards}
         addresses = [by_device[device].unsafe_buffer_pointer() for device in mesh.devices.flat]
-        self._words = np.array(addresses, np.uint64).view(np.int32).reshape(-1, 2)
-        self._step = 0
-
-    def fill(self, into: dict[str, np.ndarray]) -> None:
-        """Writes what the next step needs into its inputs."""
-        self._step = (self._step + 1) % NUM_STEPS
-        into["inboxes"][:] = self._words
-        into["step"][:] = self._step
+        words = np.array(addresses, np.uint64).view(np.int32).reshape(-1, 2)
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        self.peers = Peers(
+            jax.device_put(words, everywhere), jax.device_put(np.zeros(1, np.int32), everywhere)
+        )
 
 
-def one_shot(all_reduce: AllReduce, inputs: dict[str, Array]) -> Reduction:
+def one_shot(all_reduce: AllReduce, peers: Peers) -> Reduction:
     """The sums of a step of at most MAX_ROWS tokens, under shard_map."""
-    place = jnp.stack([lax.axis_index(TP), inputs["step"][0]])
 
     def sum_norm(
         number: Array, x: Array, terms: Array, scale: Array, eps: float
     ) -> tuple[Array, Array]:
-        added, normed = one_shot_norm(
+        added, normed = one_shot_norm.one_shot_norm(
             x,
             terms,
             scale,
             eps,
-            inboxes=inputs["inboxes"],
-            place=place,
+            inboxes=peers.inboxes,
+            place=peers.place,
             number=number.reshape(1),
             max_rows=MAX_ROWS,
         )
         return added, normed
 
     return Reduction(all_reduce, sum_norm)
+
+
+def share_by_xla(words: Array) -> Array:
+    """What every device has, under shard_map."""
+    return lax.all_gather(words, TP)
+
+
+def share_by(peers: Peers, *, width: int) -> Share:
+    """The same, by the devices' memory where it is enough; once a step, after its sums."""
+
+    def share(words: Array) -> Array:
+        if words.size > one_shot_gather.MAX_WORDS:
+            return share_by_xla(words)
+        gathered: Array = one_shot_gather.one_shot_gather(
+            words,
+            inboxes=peers.inboxes,
+            place=peers.place,
+            first_byte=one_shot_norm.inbox_bytes(peers.inboxes.shape[0], MAX_ROWS, width),
+        )
+        return gathered
+
+    return share

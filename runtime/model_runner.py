@@ -1,7 +1,7 @@
 """Runs step inputs on the device and reads what they chose."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ from runtime.program_store import ProgramStore
 from runtime.programs import make_programs
 from runtime.request import MAX_LOGPROBS
 from runtime.slots import SlotState, empty_slots
-from runtime.step_input import StepInput, StepShape, forward_packing
+from runtime.step_input import StepInput, StepShape
 from runtime.step_plan import SampledToken, StepPlan
 
 
@@ -86,10 +86,10 @@ class ModelRunner:
         )
         self.pure_model = PureModel(model.config, self.decoder, self.head)
         self._cache = empty_cache(model.config, mesh, num_pages=num_pages, dtype=kv_dtype)
-        self._state = _empty_state(mesh, shape)
-        self._open_masks = _open_masks(mesh, buckets, shape)
-        self._shape = shape
         self._exchange = Exchange(mesh, width=model.config.width) if operations.one_shot else None
+        peers = None if self._exchange is None else self._exchange.peers
+        self._state = replace(_empty_state(mesh, shape), peers=peers)
+        self._open_masks = _open_masks(mesh, buckets, shape)
         self.num_pages = num_pages
         self.kv_dtype = kv_dtype
         self.programs = make_programs(
@@ -112,8 +112,6 @@ class ModelRunner:
             self._cache = copy_pages(self._cache, step.page_copies)
         for vector in step.extras:
             self._state = self.programs.set_extras(self._state, vector)
-        if self._exchange is not None:
-            self._exchange.fill(forward_packing(step.bucket, self._shape).views(step.forward))
         if step.probed is not None:
             self._cache, self._state, seen = self.instrumented.forward(
                 step.bucket, step.probed, self._cache, self._state, step.forward
@@ -137,16 +135,16 @@ class ModelRunner:
         seen = hidden if isinstance(hidden, Seen) else None
         rows = hidden.hidden if isinstance(hidden, Seen) else hidden
         if step.sampler is not None:
-            arguments: list[Array | np.ndarray] = [step.sample]
+            mask: list[Array | np.ndarray] = []
             if step.sampler.mode is SampleMode.FULL:
-                arguments.append(self._open_masks[step.sampler] if masks is None else masks)
+                mask = [self._open_masks[step.sampler] if masks is None else masks]
             if seen is not None:
                 self._state, result = self.instrumented.sample(
-                    step.sampler, self._state, seen.scores, *arguments
+                    step.sampler, self._state, seen.scores, *mask
                 )
             else:
                 self._state, result = self.programs.sample[step.sampler](
-                    self.head.leaves, self._state, rows, *arguments
+                    self.head.leaves, self._state, rows, *mask
                 )
             result.copy_to_host_async()
         if step.pools:

@@ -19,7 +19,7 @@ from runtime.part import Part, decoder_dtype, decoder_width
 from runtime.program_store import ProgramStore
 from runtime.recipes import Recipe, make_all, read_later
 from runtime.slots import SlotState
-from runtime.step_input import StepShape, extras_packing, forward_packing, sample_packing
+from runtime.step_input import StepShape, extras_packing, forward_packing
 from runtime.step_jits import StepJits
 
 type Forward = Callable[[list[Array], KVCache, SlotState, Any], tuple[KVCache, SlotState, Array]]
@@ -101,7 +101,7 @@ def make_programs(
         for bucket in reversed(buckets.all)
     }
     for sampled in buckets.samples:
-        arguments = (head.leaves, state, hidden, *_sample_arguments(sampled, shape))
+        arguments = (head.leaves, state, hidden, *_masks(sampled, shape))
         recipes[sampled] = Recipe(
             sampled.name, partial(jits.sample, sampled), arguments, (state, hidden)
         )
@@ -131,11 +131,10 @@ def make_programs(
     return programs
 
 
-def _sample_arguments(bucket: SampleBucket, shape: StepShape) -> list[jax.ShapeDtypeStruct]:
-    rows = _vector(sample_packing(bucket.num_rows).size)
+def _masks(bucket: SampleBucket, shape: StepShape) -> list[jax.ShapeDtypeStruct]:
     if bucket.mode is not SampleMode.FULL:
-        return [rows]
-    return [rows, jax.ShapeDtypeStruct((bucket.num_rows, shape.mask_words), jnp.int32)]
+        return []
+    return [jax.ShapeDtypeStruct((bucket.num_rows, shape.mask_words), jnp.int32)]
 
 
 def _vector(size: int) -> jax.ShapeDtypeStruct:

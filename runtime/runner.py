@@ -4,19 +4,21 @@ from typing import Protocol
 
 import numpy as np
 
-from runtime.experiments.instrumented import Hidden
-from runtime.model_runner import PendingStep, StepResult
+from runtime.model_runner import StepResult
 from runtime.step_input import StepInput
 from runtime.step_plan import StepPlan
 
 
-class Runner(Protocol):
-    """What the engine needs of a model: `runtime.model_runner.ModelRunner`, or a stand-in."""
+class Runner[Forwarded, Started](Protocol):
+    """What the engine needs of a model: `runtime.model_runner.ModelRunner`, or a stand-in.
 
-    def forward(self, step: StepInput) -> Hidden: ...
+    What `forward` and `sample` give is for the other two alone.
+    """
+
+    def forward(self, step: StepInput) -> Forwarded: ...
 
     def sample(
-        self, step: StepInput, hidden: Hidden, masks: np.ndarray | None = None
-    ) -> PendingStep: ...
+        self, step: StepInput, hidden: Forwarded, masks: np.ndarray | None = None
+    ) -> Started: ...
 
-    def read(self, plan: StepPlan, step: PendingStep) -> StepResult: ...
+    def read(self, plan: StepPlan, step: Started) -> StepResult: ...

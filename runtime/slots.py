@@ -6,16 +6,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from runtime.buckets import max_rows
+from runtime.exchange import Peers
 from runtime.request import MAX_LOGIT_BIAS, MAX_STOP_TOKEN_IDS
 
 # ids that end an answer: the request's own and those of the model
 MAX_BANNED = MAX_STOP_TOKEN_IDS + 32
 
+SAMPLE_COLUMNS = 4  # slot, position, ban (the tokens that end an answer), given
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SlotState:
-    """One row a slot; donated to each program and replaced by its result.
+    """One row a slot, but for the last two; donated to each program and replaced by its result.
 
     `page_table`, `seeds` and the sampling parameters are set in the step that admits a request, the
     `extras` only for requests that ask for them.
@@ -31,6 +35,8 @@ class SlotState:
         counts: [S, V] int32: twice how often the token is in the answer, plus 1 if in the prompt
         bias_ids, bias_values: [S, 300], logit_bias; id V for none
         banned_ids: [S, 64], tokens that end the answer, for min_tokens; id V for none
+        samples: [R, 4], what the step's sample program is to do: `runtime.step_input`
+        peers: how the devices reach each other; None where they do so by XLA alone
     """
 
     page_table: Array
@@ -44,6 +50,8 @@ class SlotState:
     bias_ids: Array
     bias_values: Array
     banned_ids: Array
+    samples: Array
+    peers: Peers | None = None
 
 
 def empty_slots(num_slots: int, *, pages_per_request: int, vocab_size: int) -> SlotState:
@@ -61,4 +69,5 @@ def empty_slots(num_slots: int, *, pages_per_request: int, vocab_size: int) -> S
         bias_ids=jnp.full((s, MAX_LOGIT_BIAS), vocab_size, jnp.int32),
         bias_values=jnp.zeros((s, MAX_LOGIT_BIAS), jnp.float32),
         banned_ids=jnp.full((s, MAX_BANNED), vocab_size, jnp.int32),
+        samples=jnp.full((max_rows(s), SAMPLE_COLUMNS), s, jnp.int32),
     )

@@ -20,6 +20,7 @@ from models.operations import choose_operations
 from runtime.buckets import Buckets
 from runtime.compilation_cache import program_store, use_compilation_cache
 from runtime.config import RuntimeConfig
+from runtime.dispatch_thread import DispatchThread
 from runtime.engine import Engine
 from runtime.guide import MakeGuide
 from runtime.memory_plan import check_room, forecast, kv_budget, plan_memory, take_share
@@ -103,7 +104,7 @@ def start_engine(
     begin = time.monotonic()
     report("load", f"loading {file.path.name}, {file.num_bytes / 2**30:.2f} GiB", 0.0)
     operations = choose_operations(
-        mesh.devices.flat[0], model_facts, itemsize=chosen.kv_dtype.itemsize
+        list(mesh.devices.flat), model_facts, itemsize=chosen.kv_dtype.itemsize
     )
     model = load_model(
         file,
@@ -133,7 +134,6 @@ def start_engine(
         num_slots=chosen.buckets.num_slots,
         pages_per_request=-(-memory.max_model_len // PAGE_SIZE),
         vocab_size=model_facts.vocab_size,
-        num_peers=chosen.num_devices if operations.one_shot else 0,
     )
     report("compile", f"compiling for {', '.join(b.name for b in chosen.buckets.all)}", None)
     runner = ModelRunner(
@@ -187,7 +187,7 @@ def start_engine(
     )
     return Engine(
         scheduler,
-        runner,
+        runner if chosen.num_devices == 1 else DispatchThread(runner),
         buckets=chosen.buckets,
         shape=shape,
         info=info,

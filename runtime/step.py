@@ -18,7 +18,7 @@ from models.kv_cache import (
     make_paged_attention,
 )
 from models.operations import Operations
-from models.qwen2 import Decoder, Head, Reduction
+from models.qwen2 import Decoder, Head, Reduction, chosen
 from models.sites import Tap, untouched
 from runtime.buckets import SampleMode
 from runtime.packing import from_bits, to_bits
@@ -68,6 +68,9 @@ def forward(
         blocks=inputs["blocks"],
         page_table=state.page_table,
     )
+    rows = inputs["hidden_rows"]
+    # of so many tokens fewer rows are wanted
+    are_fewer = len(rows) < len(given)
     hidden, cache = decoder(
         step.token_ids,
         jnp.maximum(step.positions, 0),
@@ -76,8 +79,10 @@ def forward(
         reduction,
         operations.add_norm,
         tap,
+        rows if are_fewer else None,
     )
-    return cache, state, hidden.at[inputs["hidden_rows"]].get(mode="clip")
+    state = replace(state, samples=inputs["samples"])
+    return cache, state, hidden if are_fewer else chosen(hidden, rows)
 
 
 def _admit(state: SlotState, admitted: Array) -> SlotState:
@@ -98,17 +103,17 @@ def sample(
     head: Callable[[Array], Array],
     state: SlotState,
     hidden: Array,
-    rows: Array,
     mask: Array | None = None,
     *,
+    num_rows: int,
     parts: VocabularyParts | None,
     mode: SampleMode,
 ) -> tuple[SlotState, Array]:
-    """Chooses a token for each of the first rows of `hidden`.
+    """Chooses a token for each of the first rows of `hidden`, as `state.samples` says.
 
     Args:
         hidden: [H, D], from `forward`.
-        rows: [R, 4], R <= H: `runtime.step_input.sample_packing`.
+        num_rows: R <= H.
         mask: int32 [R, ceil(V / 32)], the tokens that may be chosen; with `SampleMode.FULL`.
         parts: of the vocabulary, if each device has its own.
         mode: enough for all rows.
@@ -116,8 +121,8 @@ def sample(
     Returns:
         the state, and int32 [R, RESULT_COLUMNS], floats as bits.
     """
-    slot, position, ban, given = rows.T
-    logits, ids = head(hidden[: rows.shape[0]]), None
+    slot, position, ban, given = state.samples[:num_rows].T
+    logits, ids = head(hidden[:num_rows]), None
     if parts is not None:
         if mode in CANDIDATES_OF:
             logits, ids = parts.best(logits, CANDIDATES_OF[mode])

@@ -15,15 +15,13 @@ from runtime.experiments.probe import ProbedStep
 from runtime.experiments.step_probes import plan_probes, seed_words
 from runtime.packing import Packing, float_bits
 from runtime.request import MAX_LOGIT_BIAS
-from runtime.slots import MAX_BANNED
+from runtime.slots import MAX_BANNED, SAMPLE_COLUMNS
 from runtime.step_plan import PageCopy, Scheduled, StepPlan
 
 NO_SITES: Shapes = {}
 
 # columns of `admitted`
 ADMITTED_COLUMNS = 9  # slot, seed (high, low), choice, top_k, temperature, top_p, min_p, has_extras
-
-SAMPLE_COLUMNS = 4  # slot, position, ban (the tokens that end an answer), given
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,6 @@ class StepInput:
         bucket: which forward program.
         forward: int32 vector, `forward_packing(bucket, …)`.
         sampler: which sample program; None if nothing is sampled.
-        sample: int32 vector, `sample_packing(sampler.num_rows)`.
         pools: hidden states are wanted.
         extras: one vector, `extras_packing(…)`, for each admitted request that needs it.
         num_padding: tokens that are computed for nothing.
@@ -45,7 +42,6 @@ class StepInput:
     bucket: Bucket
     forward: np.ndarray
     sampler: SampleBucket | None
-    sample: np.ndarray
     extras: tuple[np.ndarray, ...]
     pools: bool
     num_padding: int
@@ -55,15 +51,11 @@ class StepInput:
 
 @dataclass(frozen=True)
 class StepShape:
-    """The sizes that all buckets share: `num_slots` S, `pages_per_request` P, `vocab_size` V.
-
-    `num_peers`: devices that write into each other's memory; 0: none do.
-    """
+    """The sizes that all buckets share: `num_slots` S, `pages_per_request` P, `vocab_size` V."""
 
     num_slots: int
     pages_per_request: int
     vocab_size: int
-    num_peers: int = 0
 
     @property
     def mask_words(self) -> int:
@@ -77,8 +69,9 @@ def forward_packing(bucket: Bucket, shape: StepShape) -> Packing:
 
     token_ids: -1 where the device's own last token is meant; positions: -1 for padding;
     hidden_rows: the token whose hidden state each sample needs; pages: (slot, index, page), slot S
-    for none; admitted: see ADMITTED_COLUMNS, floats as bits, slot S for none; inboxes, step: of
-    `runtime.exchange.Exchange`, which fills them in.
+    for none; admitted: see ADMITTED_COLUMNS, floats as bits, slot S for none; samples: see
+    SAMPLE_COLUMNS, slot S for padding and for given tokens, the position of the token that is
+    chosen, given -1 or the token whose log-probability is wanted in place of a choice.
     """
     num_rows = min(bucket.num_tokens, shape.num_slots)
     # a row takes at most a page, a chunk one more than it has blocks, shared prefixes P in all
@@ -92,25 +85,9 @@ def forward_packing(bucket: Bucket, shape: StepShape) -> Packing:
             ("hidden_rows", (max_rows(shape.num_slots),)),
             ("pages", (num_pages, 3)),
             ("admitted", (num_rows, ADMITTED_COLUMNS)),
-            *inbox_packing(shape.num_peers).fields,
+            ("samples", (max_rows(shape.num_slots), SAMPLE_COLUMNS)),
         )
     )
-
-
-@cache
-def inbox_packing(num_peers: int) -> Packing:
-    """What sums over devices need (runtime/exchange.py); nothing where there are none."""
-    return Packing((("inboxes", (num_peers, 2)), ("step", (min(num_peers, 1),))))
-
-
-@cache
-def sample_packing(num_rows: int) -> Packing:
-    """Layout of the sample program's input: see SAMPLE_COLUMNS.
-
-    slot S for padding and for given tokens; position of the token that is chosen; given: -1, or the
-    token whose log-probability is wanted in place of a choice.
-    """
-    return Packing((("rows", (num_rows, SAMPLE_COLUMNS)),))
 
 
 @cache
@@ -154,7 +131,6 @@ def make_step_input(
         bucket=bucket,
         forward=forward,
         sampler=sampler,
-        sample=_sample_vector(plan, sampler.num_rows if sampler else 0, shape),
         extras=tuple(
             _extras_vector(item, shape) for item in plan.admitted if item.request.needs_extras
         ),
@@ -185,6 +161,7 @@ def _forward_vector(plan: StepPlan, bucket: Bucket, shape: StepShape) -> np.ndar
         into["admitted"][: len(admitted)] = admitted
     if plan.page_updates:
         into["pages"][: len(plan.page_updates)] = plan.page_updates
+    _place_samples(plan, into["samples"], shape)
     return vector
 
 
@@ -238,8 +215,8 @@ def _admitted_row(item: Scheduled) -> np.ndarray:
     return row
 
 
-def _sample_vector(plan: StepPlan, num_rows: int, shape: StepShape) -> np.ndarray:
-    rows = np.full((num_rows, SAMPLE_COLUMNS), (shape.num_slots, 0, 0, -1), np.int32)
+def _place_samples(plan: StepPlan, into: np.ndarray, shape: StepShape) -> None:
+    into[:] = (shape.num_slots, 0, 0, -1)
     used = [
         (item.slot, position := item.start + item.num_tokens, _bans(item.request, position), -1)
         for item in plan.samples
@@ -248,8 +225,7 @@ def _sample_vector(plan: StepPlan, num_rows: int, shape: StepShape) -> np.ndarra
         prompt = item.request.prompt_ids
         used += [(shape.num_slots, 0, 0, prompt[position + 1]) for position in item.reported]
     if used:
-        rows[: len(used)] = used
-    return rows.reshape(-1)
+        into[: len(used)] = used
 
 
 def _bans(request: Request, position: int) -> int:

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -16,11 +17,11 @@ from models.mesh import CACHE_AXES, TP, partition
 from models.operations import Operations
 from models.qwen2 import AllReduce, Reduction, whole
 from runtime.buckets import Bucket, SampleBucket, SampleMode
-from runtime.exchange import MAX_ROWS, one_shot
-from runtime.part import Part
+from runtime.exchange import MAX_ROWS, Peers, one_shot, share_by
+from runtime.part import Part, decoder_width
 from runtime.slots import SlotState
 from runtime.step import embed, forward, sample, set_extras
-from runtime.step_input import StepShape, extras_packing, forward_packing, sample_packing
+from runtime.step_input import StepShape, extras_packing, forward_packing
 from runtime.vocabulary_parts import VocabularyParts
 
 # With a pool that fills the device XLA believes it short of memory, and computes products again
@@ -47,14 +48,15 @@ class StepJits:
         def run(
             leaves: list[Array], cache: KVCache, state: SlotState, vector: Array
         ) -> tuple[KVCache, SlotState, Array]:
-            inputs = packing.unpack(vector)
+            if state.peers is not None:
+                state = replace(state, peers=state.peers.next())
             return forward(
                 self._decoder.rebuild(leaves),
                 cache,
                 state,
-                inputs,
+                packing.unpack(vector),
                 operations=self._operations,
-                reduction=self._reduction(bucket, inputs),
+                reduction=self._reduction(bucket, state.peers),
             )
 
         cache = partition(CACHE_AXES)
@@ -67,22 +69,25 @@ class StepJits:
         )
 
     def sample(self, bucket: SampleBucket) -> Any:
-        packing = sample_packing(bucket.num_rows)
-        parts = None if self._mesh.size == 1 else VocabularyParts(self._shape.vocab_size)
-
         def run(
-            leaves: list[Array], state: SlotState, hidden: Array, vector: Array, *mask: Array
+            leaves: list[Array], state: SlotState, hidden: Array, *mask: Array
         ) -> tuple[SlotState, Array]:
-            rows = packing.unpack(vector)["rows"]
-            head = self._head.rebuild(leaves)
-            return sample(head, state, hidden, rows, *mask, parts=parts, mode=bucket.mode)
+            return sample(
+                self._head.rebuild(leaves),
+                state,
+                hidden,
+                *mask,
+                num_rows=bucket.num_rows,
+                parts=self._vocabulary_parts(state.peers),
+                mode=bucket.mode,
+            )
 
         masks = [PartitionSpec()] * (bucket.mode is SampleMode.FULL)
 
         return self._jit(
             run,
             bucket.name,
-            (self._head.specs, PartitionSpec(), PartitionSpec(), PartitionSpec(), *masks),
+            (self._head.specs, PartitionSpec(), PartitionSpec(), *masks),
             (PartitionSpec(), PartitionSpec()),
             donate=(1,),
         )
@@ -103,11 +108,19 @@ class StepJits:
         everywhere = PartitionSpec()
         return self._jit(run, "set_extras", (everywhere, everywhere), everywhere, donate=(0,))
 
-    def _reduction(self, bucket: Bucket, inputs: dict[str, Array]) -> Reduction:
+    def _reduction(self, bucket: Bucket, peers: Peers | None) -> Reduction:
         all_reduce = all_reduce_of(self._mesh)
-        if self._operations.one_shot and bucket.num_tokens <= MAX_ROWS:
-            return one_shot(all_reduce, inputs)
+        if peers is not None and bucket.num_tokens <= MAX_ROWS:
+            return one_shot(all_reduce, peers)
         return Reduction(all_reduce)
+
+    def _vocabulary_parts(self, peers: Peers | None) -> VocabularyParts | None:
+        if self._mesh.size == 1:
+            return None
+        if peers is None:
+            return VocabularyParts(self._shape.vocab_size)
+        share = share_by(peers, width=decoder_width(self._decoder))
+        return VocabularyParts(self._shape.vocab_size, share)
 
     def _jit(
         self, run: Callable[..., Any], name: str, into: Any, out: Any, *, donate: tuple[int, ...]

@@ -22,7 +22,7 @@ from runtime.experiments.probe import Instrument, ProbedStep
 from runtime.part import Part
 from runtime.slots import SlotState
 from runtime.step import forward, sample
-from runtime.step_input import StepShape, forward_packing, sample_packing
+from runtime.step_input import StepShape, forward_packing
 from runtime.step_jits import all_reduce_of
 from runtime.vocabulary_parts import VocabularyParts
 
@@ -103,10 +103,10 @@ class InstrumentedPrograms:
         return cache, state, Seen(hidden, scores, captured)
 
     def sample(
-        self, bucket: SampleBucket, state: SlotState, scores: Array, *inputs: Any
+        self, bucket: SampleBucket, state: SlotState, scores: Array, *mask: Any
     ) -> tuple[SlotState, Array]:
-        """As the sample program, of scores that are there already; `inputs` are its own."""
-        arguments = (state, scores, *inputs)
+        """As the sample program, of scores that are there already."""
+        arguments = (state, scores, *mask)
         if bucket not in self._sample:
             with jax.no_tracing(False):
                 self._sample[bucket] = self._sample_jit(bucket).lower(*arguments).compile()
@@ -171,13 +171,16 @@ class InstrumentedPrograms:
         )
 
     def _sample_jit(self, bucket: SampleBucket) -> Any:
-        packing = sample_packing(bucket.num_rows)
-
-        def run(
-            state: SlotState, scores: Array, vector: Array, *mask: Array
-        ) -> tuple[SlotState, Array]:
-            rows = packing.unpack(vector)["rows"]
-            return sample(_given, state, scores, rows, *mask, parts=None, mode=bucket.mode)
+        def run(state: SlotState, scores: Array, *mask: Array) -> tuple[SlotState, Array]:
+            return sample(
+                _given,
+                state,
+                scores,
+                *mask,
+                num_rows=bucket.num_rows,
+                parts=None,
+                mode=bucket.mode,
+            )
 
         return self._jit(
             run,

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -20,6 +21,8 @@ from models.load import load_model
 from models.mesh import make_mesh
 from models.operations import Operations
 from models.projection import Projection
+from models.qwen2 import Decoder
+from models.sites import Recorder
 from runtime.buckets import Buckets
 from runtime.engine_request import Request
 from runtime.model_runner import ModelRunner
@@ -102,6 +105,21 @@ def largest_difference(logprobs, outputs, num_prompt):
         worst = max(worst, abs(row[output.token_id] - output.logprob))
         worst = max(worst, *(abs(row[token] - value) for token, value in output.top_logprobs))
     return worst
+
+
+def test_the_last_layer_can_leave_out_what_nobody_reads(tiny):
+    decoder, token_ids = tiny[0].decoder, jnp.asarray(PROMPT)
+    rows = jnp.asarray([149, 3, 3, 77])
+    run = partial(decoder, token_ids, jnp.arange(150), dense_attention, None)
+    whole, _ = run()
+    few, _ = run(rows=rows)
+    assert few.shape == (4, whole.shape[1])
+    np.testing.assert_allclose(few, whole[rows], atol=1e-5)
+    looking = run(rows=rows, tap=Recorder((), {}))[0]
+    np.testing.assert_allclose(looking, whole[rows], atol=1e-5)
+    none = Decoder(decoder.config, decoder.embedding[...], [])
+    embedded, _ = none(token_ids, jnp.arange(150), dense_attention, None, rows=rows)
+    np.testing.assert_array_equal(embedded, decoder.embedding[...][token_ids[rows]])
 
 
 @pytest.mark.parametrize("num_prompt", [1, 2, 63, 64, 65, 128, 150])

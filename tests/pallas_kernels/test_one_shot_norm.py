@@ -1,5 +1,6 @@
 """What sums over devices are compiled from, and what the host sends; the rest needs cards."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -8,17 +9,10 @@ import numpy as np
 import pytest
 
 from models.mesh import make_mesh
-from pallas_kernels.one_shot_norm import (
-    MAX_CALLS,
-    _receive_ptx,
-    _send_ptx,
-    inbox_bytes,
-    one_shot_norm,
-    takes,
-)
-from runtime import exchange
-from runtime.exchange import MAX_ROWS, Exchange
-from runtime.step_input import inbox_packing
+from pallas_kernels import one_shot_gather
+from pallas_kernels.one_shot_norm import MAX_CALLS, inbox_bytes, one_shot_norm, takes
+from pallas_kernels.peer_packets import _receive_ptx, _send_ptx
+from runtime.exchange import MAX_ROWS, NUM_STEPS, Exchange
 from tests.hopper import lower_for_h200
 
 
@@ -55,17 +49,31 @@ def test_what_it_takes():
     assert not takes(width=896, num_calls=48) and not takes(width=3584, num_calls=MAX_CALLS + 1)
 
 
-def test_the_host_sends_where_the_inboxes_are_and_counts_steps(monkeypatch):
-    monkeypatch.setattr(exchange, "NUM_STEPS", 3)
-    memory = Exchange(make_mesh(1), width=512)
-    assert memory._memory.nbytes == inbox_bytes(1, MAX_ROWS, 512)
-    packing = inbox_packing(1)
-    seen = []
-    for _ in range(4):
-        vector = np.zeros(packing.size, np.int32)
-        memory.fill(packing.views(vector))
-        seen.append(vector.tolist())
-    assert [words[-1] for words in seen] == [1, 2, 0, 1]
-    (address,) = {np.array(words[:2], np.int32).view(np.uint64).item() for words in seen}
-    assert address == memory._memory.unsafe_buffer_pointer()
-    assert inbox_packing(0).size == 0
+def test_peers_say_where_the_inboxes_are_and_which_step_it_is():
+    exchange = Exchange(make_mesh(1), width=512)
+    assert exchange.memory.nbytes == inbox_bytes(1, MAX_ROWS, 512) + one_shot_gather.inbox_bytes(1)
+    address = np.asarray(exchange.peers.inboxes).view(np.uint64).item()
+    assert address == exchange.memory.unsafe_buffer_pointer()
+    assert exchange.peers.next().step.tolist() == [1]
+    last = replace(exchange.peers, step=jnp.array([NUM_STEPS - 1]))
+    assert last.next().step.tolist() == [0]
+
+
+@pytest.mark.parametrize("num_words", [2, one_shot_gather.MAX_WORDS])
+def test_the_gather_lowers_for_cuda(num_words):
+    shape = jax.ShapeDtypeStruct
+    lowered = lower_for_h200(
+        jax.jit(partial(one_shot_gather.one_shot_gather, first_byte=4096)),
+        shape((num_words,), jnp.int32),
+        inboxes=shape((2, 2), jnp.int32),
+        place=shape((2,), jnp.int32),
+    )
+    assert "mosaic_gpu" in lowered.as_text()
+
+
+def test_more_words_than_fit_are_refused():
+    words = jnp.zeros(one_shot_gather.MAX_WORDS + 1, jnp.int32)
+    with pytest.raises(ValueError, match="at most 16384 words, got 16385"):
+        one_shot_gather.one_shot_gather(
+            words, inboxes=jnp.zeros((2, 2), jnp.int32), place=jnp.zeros(2, jnp.int32), first_byte=0
+        )

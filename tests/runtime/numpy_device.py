@@ -112,7 +112,7 @@ class NumpyDevice:
 
     def start(self, step: Any) -> tuple[list[Any], list[np.ndarray]]:
         """Runs a step; what the rows of the sampler give, and a state for each hidden row."""
-        from runtime.step_input import extras_packing, forward_packing, sample_packing
+        from runtime.step_input import extras_packing, forward_packing
 
         for vector in step.extras:
             self._set_extras(extras_packing(self.shape).views(vector))
@@ -127,7 +127,7 @@ class NumpyDevice:
         self._write(tokens, inputs, computed)
         rows = ()
         if step.sampler is not None:
-            rows = sample_packing(step.sampler.num_rows).views(step.sample)["rows"]
+            rows = inputs["samples"][: step.sampler.num_rows]
         hidden_rows = inputs["hidden_rows"] if step.pools else ()
         states = [self._state(token_at, inputs) for token_at in hidden_rows]
         return [self._sample(i, row, inputs) for i, row in enumerate(rows)], states

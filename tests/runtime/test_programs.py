@@ -1,5 +1,7 @@
 """The compiled step works in place, and what it was compiled for is all that serving needs."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -25,6 +27,15 @@ def test_every_forward_program_writes_the_pool_in_place(served):
         assert pool in text
         copies = [line for line in text.splitlines() if "copy(" in line and pool in line]
         assert not copies, (bucket, copies)
+
+
+def test_the_last_feed_forward_is_of_the_rows_that_are_wanted(served):
+    bucket, ffn = served.buckets.largest[1], served.config.ffn_width
+    text = served.runner.programs.forward[bucket].as_text()
+    products = re.findall(rf"= f32\[(\d+),{2 * ffn}\]\S* dot\(", text)
+    others = [str(bucket.num_tokens)] * (served.config.num_layers - 1)
+    assert sorted(products) == sorted([*others, str(served.buckets.max_rows)])
+    assert bucket.num_tokens > served.buckets.max_rows
 
 
 def test_every_sample_program_keeps_the_slots_in_place(served):

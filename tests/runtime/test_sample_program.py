@@ -13,7 +13,6 @@ from runtime.buckets import SampleMode
 from runtime.request import MAX_LOGPROBS
 from runtime.slots import empty_slots
 from runtime.step import sample, unpack_mask
-from runtime.step_input import SAMPLE_COLUMNS
 
 VOCAB, WIDTH, SLOTS = 30, 8, 4
 
@@ -32,17 +31,19 @@ def slots(**changes):
 
 
 @jax.jit
-def sample_once(state, hidden, rows, mask):
-    return sample(head(), state, hidden, rows, mask, parts=None, mode=SampleMode.FULL)
+def sample_once(state, hidden, mask):
+    return sample(head(), state, hidden, mask, num_rows=SLOTS, parts=None, mode=SampleMode.FULL)
 
 
 def run_sample(state, hidden, rows, mask=(-1,) * SLOTS):
     """Rows of slot, position, ban and, where one is, the given token; a word of the mask each."""
-    padded = np.full((SLOTS, SAMPLE_COLUMNS), (SLOTS, 0, 0, -1), np.int32)
-    for into, row in zip(padded, rows, strict=False):
+    samples = np.full(state.samples.shape, (SLOTS, 0, 0, -1), np.int32)
+    for into, row in zip(samples, rows, strict=False):
         into[: len(row)] = row
     state, result = sample_once(
-        state, jnp.asarray(hidden, jnp.float32), jnp.asarray(padded), jnp.array(mask)[:, None]
+        replace(state, samples=jnp.asarray(samples)),
+        jnp.asarray(hidden, jnp.float32),
+        jnp.array(mask)[:, None],
     )
     return state, np.asarray(result)
 

@@ -4,13 +4,7 @@ import numpy as np
 import pytest
 
 from runtime.buckets import Bucket, Buckets, SampleBucket, SampleMode
-from runtime.step_input import (
-    StepShape,
-    extras_packing,
-    forward_packing,
-    make_step_input,
-    sample_packing,
-)
+from runtime.step_input import StepShape, extras_packing, forward_packing, make_step_input
 from runtime.step_plan import Scheduled, StepPlan
 
 SHAPE = StepShape(num_slots=4, pages_per_request=5, vocab_size=100)
@@ -26,8 +20,7 @@ def inputs_of(rows=(), chunks=(), page_updates=()):
         StepPlan(tuple(rows), tuple(chunks), tuple(page_updates)), BUCKETS, SHAPE
     )
     into = forward_packing(step.bucket, SHAPE).views(step.forward)
-    sampled = sample_packing(step.sampler.num_rows if step.sampler else 0).views(step.sample)
-    used = [row for row in sampled["rows"].tolist() if row[0] < SHAPE.num_slots]
+    used = [row for row in into["samples"].tolist() if row[0] < SHAPE.num_slots]
     return step, into, used
 
 
@@ -94,7 +87,6 @@ def test_a_chunk_that_samples_nothing_has_no_row(make_request):
     chunk = scheduled(running(make_request, range(1, 90)), 1, 0, 64, samples=False)
     step, _, sampled = inputs_of([], [chunk])
     assert (step.sampler, sampled) == (None, [])
-    assert step.sample.size == 0
 
 
 def test_a_chunk_may_cross_from_the_prompt_into_the_answer(make_request):
@@ -219,7 +211,6 @@ def test_the_least_program_that_is_enough_is_taken(make_request, changes, mode):
 
 def test_sampled_rows_are_padded_with_no_slot(make_request):
     rows = [scheduled(running(make_request, [1], [2], 1), slot, 2, 1) for slot in range(3)]
-    step, _, sampled = inputs_of(rows)
+    step, into, sampled = inputs_of(rows)
     assert step.sampler == SampleBucket(4, SampleMode.UNLIMITED)
-    rows = sample_packing(4).views(step.sample)["rows"]
-    assert rows[3, 0] == SHAPE.num_slots and len(sampled) == 3
+    assert set(into["samples"][3:, 0]) == {SHAPE.num_slots} and len(sampled) == 3

@@ -32,17 +32,18 @@ state = replace(
 )
 state = replace(state, sampling=state.sampling.at[:4, 0].set(0.0))
 rows = np.stack([np.arange(ROWS), np.full(ROWS, 9), np.zeros(ROWS), np.full(ROWS, -1)], axis=1)
+state = replace(state, samples=state.samples.at[:ROWS].set(rows))
 
-def run(mode, parts, state, scores, rows):
-    return sample(lambda x: x, state, scores, rows, parts=parts, mode=mode)[1]
+def run(mode, parts, state, scores):
+    return sample(lambda x: x, state, scores, num_rows=ROWS, parts=parts, mode=mode)[1]
 
 found = {}
 for mode in (SampleMode.GREEDY, SampleMode.CANDIDATES, SampleMode.UNLIMITED):
-    one = jax.jit(partial(run, mode, None))(state, scores, rows.astype(np.int32))
+    one = jax.jit(partial(run, mode, None))(state, scores)
     many = jax.jit(jax.shard_map(
         partial(run, mode, VocabularyParts(V)), mesh=make_mesh(4),
-        in_specs=(P(), P(None, TP), P()), out_specs=P(), check_vma=False,
-    ))(state, padded, rows.astype(np.int32))
+        in_specs=(P(), P(None, TP)), out_specs=P(), check_vma=False,
+    ))(state, padded)
     found[mode.label] = [np.asarray(x)[:, :2].tolist() for x in (one, many)]
 print(json.dumps(found))
 """
