@@ -89,10 +89,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--max-model-len", type=int, default=1024)
     parser.add_argument("--max-num-seqs", type=int, help="fewer programs to compile")
+    parser.add_argument("--tensor-parallel-size", type=int, help="devices; all that there are")
     parser.add_argument("--compilation-cache-dir", default=default_cache_dir())
     options = parser.parse_args()
     file = open_gguf(options.model)
-    print(f"{jax.device_count()} × {jax.devices()[0].device_kind}")
+    num_devices = options.tensor_parallel_size or jax.device_count()
+    print(f"{num_devices} × {jax.devices()[0].device_kind}")
     for dtype in options.dtypes:
         config = RuntimeConfig(
             str(options.model),
@@ -100,6 +102,7 @@ def main() -> None:
             max_model_len=options.max_model_len,
             max_num_seqs=options.max_num_seqs,
             enable_prefix_caching=False,
+            tensor_parallel_size=options.tensor_parallel_size,
             compilation_cache_dir=options.compilation_cache_dir,
         )
         engine = start_engine(config, file, [], report=print_report)

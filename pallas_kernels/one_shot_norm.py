@@ -14,7 +14,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float, Int
 
 from pallas_kernels.add_norm import WARPGROUP
-from pallas_kernels.peer_packets import PACKET, WORDS, exchange
+from pallas_kernels.peer_packets import PACKET, WORDS, exchange, num_packets
 
 NEIGHBOURS = 2 * WORDS  # values of 16 bits that a thread sends at once
 NUM_SLOTS = 2  # used by turns: who writes to one again knows that everybody has read it
@@ -28,7 +28,11 @@ def takes(*, width: int, num_calls: int) -> bool:
 
 def inbox_bytes(num_devices: int, max_rows: int, width: int) -> int:
     """Memory that each device needs for what others send."""
-    return NUM_SLOTS * num_devices * max_rows * width // NEIGHBOURS * PACKET
+    return NUM_SLOTS * num_devices * max_rows * _row_packets(width) * PACKET
+
+
+def _row_packets(width: int) -> int:
+    return num_packets(width // (WARPGROUP * NEIGHBOURS))
 
 
 @partial(jax.jit, static_argnames=("eps", "max_rows"))
@@ -95,7 +99,7 @@ def _kernel(
     residual, factor = read(x_gmem.at[row]), read(scale_gmem)  # while the others' parts travel
     me, number = place_gmem[0], number_gmem[0]
     # packets of a row, of a sender, of a slot follow each other
-    packets = width // NEIGHBOURS
+    packets = _row_packets(width)
     received = ((number % NUM_SLOTS) * num_devices * max_rows + row) * packets
     parts = exchange(
         part.astype(x_gmem.dtype),
