@@ -20,7 +20,7 @@ from models.mesh import TP, make_mesh
 from models.qwen2 import AddNorm, Reduction
 from pallas_kernels.add_norm import add_norm, hopper_add_norm
 from pallas_kernels.hopper import is_hopper
-from runtime.exchange import Exchange, Peers, one_shot
+from runtime.exchange import PEER_SPECS, Exchange, Peers, one_shot
 from runtime.step_jits import all_reduce_of
 
 WIDTH = 3584
@@ -96,8 +96,8 @@ def make_step(way: str, mesh: Any, norm: AddNorm, calls: int) -> Callable[..., A
         partial(
             jax.shard_map,
             mesh=mesh,
-            in_specs=(P(), P(), P(TP), P()),
-            out_specs=(P(), P()),
+            in_specs=(P(), P(), P(TP), PEER_SPECS),
+            out_specs=(P(), PEER_SPECS),
             check_vma=False,
         )(run)
     )

@@ -89,6 +89,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--max-model-len", type=int, default=1024)
     parser.add_argument("--max-num-seqs", type=int, help="fewer programs to compile")
+    parser.add_argument("--max-num-batched-tokens", type=int, help="the same")
     parser.add_argument("--tensor-parallel-size", type=int, help="devices; all that there are")
     parser.add_argument("--compilation-cache-dir", default=default_cache_dir())
     options = parser.parse_args()
@@ -101,6 +102,7 @@ def main() -> None:
             dtype=dtype,
             max_model_len=options.max_model_len,
             max_num_seqs=options.max_num_seqs,
+            max_num_batched_tokens=options.max_num_batched_tokens,
             enable_prefix_caching=False,
             tensor_parallel_size=options.tensor_parallel_size,
             compilation_cache_dir=options.compilation_cache_dir,

@@ -31,7 +31,8 @@ def one_shot_gather(
     words: Int[Array, " W"],
     *,
     inboxes: Int[Array, "N 2"],
-    place: Int[Array, " 2"],
+    own: Int[Array, " 1"],
+    step: Int[Array, " 1"],
     first_byte: int,
 ) -> Int[Array, "N W"]:
     """The words of all devices, on each of them; W <= MAX_WORDS.
@@ -40,7 +41,8 @@ def one_shot_gather(
 
     Args:
         inboxes: as of `pallas_kernels.one_shot_norm`.
-        place: this device's number among them, and the number of the step.
+        own: this device's number among them.
+        step: its number.
         first_byte: in each inbox, of this kernel's `inbox_bytes`.
     """
     (count,) = words.shape
@@ -54,14 +56,15 @@ def one_shot_gather(
         grid=(num_chunks,),
         grid_names=("chunk",),
         kernel_name="one_shot_gather",
-    )(padded, inboxes, place)
+    )(padded, inboxes, own, step)
     return gathered[:, :count]
 
 
 def _kernel(
     words_gmem: Any,  # [W]
     inboxes_gmem: Any,  # [N, 2]
-    place_gmem: Any,  # [2]
+    own_gmem: Any,  # [1]
+    step_gmem: Any,  # [1]
     out_gmem: Any,  # [N, W]
     *,
     first_packet: int,
@@ -72,9 +75,9 @@ def _kernel(
     parts = exchange(
         plgpu.load(words_gmem.at[own], layout=layout),
         inboxes_gmem,
-        place_gmem[0],
+        own_gmem[0],
         first_packet + chunk * WARPGROUP,
-        place_gmem[1] + 1,  # no flag is 0, as the memory was
+        step_gmem[0] + 1,  # no flag is 0, as the memory was
         layout=layout,
         sender_stride=MAX_WORDS // WORDS,
     )

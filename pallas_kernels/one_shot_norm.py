@@ -43,7 +43,8 @@ def one_shot_norm(
     eps: float,
     *,
     inboxes: Int[Array, "N 2"],
-    place: Int[Array, " 2"],
+    own: Int[Array, " 1"],
+    step: Int[Array, " 1"],
     number: Int[Array, " 1"],
     max_rows: int,
 ) -> tuple[Float[Array, "T D"], Float[Array, "T D"]]:
@@ -56,7 +57,8 @@ def one_shot_norm(
         x: of 16 bits, the same on all devices (`takes`).
         inboxes: where each device's `inbox_bytes` begin, as the words of the address, low first.
             They were zero before the first call.
-        place: this device's number among them, and the number of the step.
+        own: this device's number among them.
+        step: its number.
         number: of the call in the step, below MAX_CALLS. Neighbours differ in their last bit, or
             something else has made the devices wait for each other in between.
         max_rows: for which the inboxes were made.
@@ -69,7 +71,7 @@ def one_shot_norm(
         grid=(num_rows,),
         grid_names=("row",),
         kernel_name="one_shot_norm",
-    )(x, terms, scale, inboxes, place, number)
+    )(x, terms, scale, inboxes, own, step, number)
     return added, normed
 
 
@@ -78,7 +80,8 @@ def _kernel(
     terms_gmem: Any,  # [terms, T, D]
     scale_gmem: Any,  # [D]
     inboxes_gmem: Any,  # [N, 2]
-    place_gmem: Any,  # [2]
+    own_gmem: Any,  # [1]
+    step_gmem: Any,  # [1]
     number_gmem: Any,  # [1]
     added_gmem: Any,  # [T, D]
     normed_gmem: Any,  # [T, D]
@@ -97,16 +100,16 @@ def _kernel(
     for i in range(1, terms_gmem.shape[0]):
         part = part + read(terms_gmem.at[i, row])
     residual, factor = read(x_gmem.at[row]), read(scale_gmem)  # while the others' parts travel
-    me, number = place_gmem[0], number_gmem[0]
+    number = number_gmem[0]
     # packets of a row, of a sender, of a slot follow each other
     packets = _row_packets(width)
     received = ((number % NUM_SLOTS) * num_devices * max_rows + row) * packets
     parts = exchange(
         part.astype(x_gmem.dtype),
         inboxes_gmem,
-        me,
+        own_gmem[0],
         received,
-        place_gmem[1] * MAX_CALLS + number + 1,  # no flag is 0, as the memory was
+        step_gmem[0] * MAX_CALLS + number + 1,  # no flag is 0, as the memory was
         layout=layout,
         sender_stride=max_rows * packets,
     )

@@ -1,8 +1,9 @@
 """Memory of each device that the others write to, for what devices tell each other in a step."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,24 +26,25 @@ type Share = Callable[[Array], Array]
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Peers:
-    """What kernels must know of the devices' memory; the same on each of them.
+    """What kernels must know of the devices' memory.
 
     Attributes:
         inboxes: int32 [N, 2], where each device's begins: words of the address, low first
+        own: int32 [N], each device's number, of which it has its own. XLA's way to ask for it is no
+            part of a CUDA graph, and would cut a step's in two.
         step: int32 [1], the number of the step
     """
 
-    inboxes: Array
-    step: Array
+    inboxes: Any
+    own: Any
+    step: Any
 
     def next(self) -> "Peers":
         """Those of the next step."""
-        return Peers(self.inboxes, (self.step + 1) % NUM_STEPS)
+        return replace(self, step=(self.step + 1) % NUM_STEPS)
 
-    @property
-    def place(self) -> Array:
-        """int32 [2]: this device's number, under shard_map, and that of the step."""
-        return jnp.stack([lax.axis_index(TP), self.step[0]])
+
+PEER_SPECS = Peers(PartitionSpec(), PartitionSpec(TP), PartitionSpec())
 
 
 class Exchange:
@@ -59,9 +61,9 @@ class Exchange:
         by_device = {shard.device: shard.data for shard in self.memory.addressable_shards}
         addresses = [by_device[device].unsafe_buffer_pointer() for device in mesh.devices.flat]
         words = np.array(addresses, np.uint64).view(np.int32).reshape(-1, 2)
-        everywhere = NamedSharding(mesh, PartitionSpec())
-        self.peers = Peers(
-            jax.device_put(words, everywhere), jax.device_put(np.zeros(1, np.int32), everywhere)
+        values = Peers(words, np.arange(mesh.size, dtype=np.int32), np.zeros(1, np.int32))
+        self.peers: Peers = jax.tree.map(
+            lambda value, spec: jax.device_put(value, NamedSharding(mesh, spec)), values, PEER_SPECS
         )
 
 
@@ -77,7 +79,8 @@ def one_shot(all_reduce: AllReduce, peers: Peers) -> Reduction:
             scale,
             eps,
             inboxes=peers.inboxes,
-            place=peers.place,
+            own=peers.own,
+            step=peers.step,
             number=number.reshape(1),
             max_rows=MAX_ROWS,
         )
@@ -100,7 +103,8 @@ def share_by(peers: Peers, *, width: int) -> Share:
         gathered: Array = one_shot_gather.one_shot_gather(
             words,
             inboxes=peers.inboxes,
-            place=peers.place,
+            own=peers.own,
+            step=peers.step,
             first_byte=one_shot_norm.inbox_bytes(peers.inboxes.shape[0], MAX_ROWS, width),
         )
         return gathered

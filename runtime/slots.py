@@ -1,13 +1,15 @@
 """What the device remembers of each running request between steps."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
 from runtime.buckets import max_rows
-from runtime.exchange import Peers
+from runtime.exchange import PEER_SPECS, Peers
 from runtime.request import MAX_LOGIT_BIAS, MAX_STOP_TOKEN_IDS
 
 # ids that end an answer: the request's own and those of the model
@@ -52,6 +54,12 @@ class SlotState:
     banned_ids: Array
     samples: Array
     peers: Peers | None = None
+
+
+def slot_specs(*, with_peers: bool) -> SlotState:
+    """Where a state is cut over the devices: nowhere, but for a device's own number."""
+    specs: dict[str, Any] = {field.name: PartitionSpec() for field in fields(SlotState)}
+    return SlotState(**specs | {"peers": PEER_SPECS if with_peers else None})
 
 
 def empty_slots(num_slots: int, *, pages_per_request: int, vocab_size: int) -> SlotState:

@@ -19,7 +19,7 @@ from models.qwen2 import AllReduce, Reduction, whole
 from runtime.buckets import Bucket, SampleBucket, SampleMode
 from runtime.exchange import MAX_ROWS, Peers, one_shot, share_by
 from runtime.part import Part, decoder_width
-from runtime.slots import SlotState
+from runtime.slots import SlotState, slot_specs
 from runtime.step import embed, forward, sample, set_extras
 from runtime.step_input import StepShape, extras_packing, forward_packing
 from runtime.vocabulary_parts import VocabularyParts
@@ -41,6 +41,7 @@ class StepJits:
         self._mesh = mesh
         self._shape = shape
         self._operations = operations
+        self._state_specs = slot_specs(with_peers=operations.one_shot)
 
     def forward(self, bucket: Bucket) -> Any:
         packing = forward_packing(bucket, self._shape)
@@ -63,8 +64,8 @@ class StepJits:
         return self._jit(
             run,
             f"forward_{bucket.name}",
-            (self._decoder.specs, cache, PartitionSpec(), PartitionSpec()),
-            (cache, PartitionSpec(), PartitionSpec()),
+            (self._decoder.specs, cache, self._state_specs, PartitionSpec()),
+            (cache, self._state_specs, PartitionSpec()),
             donate=(1, 2),
         )
 
@@ -87,8 +88,8 @@ class StepJits:
         return self._jit(
             run,
             bucket.name,
-            (self._head.specs, PartitionSpec(), PartitionSpec(), *masks),
-            (PartitionSpec(), PartitionSpec()),
+            (self._head.specs, self._state_specs, PartitionSpec(), *masks),
+            (self._state_specs, PartitionSpec()),
             donate=(1,),
         )
 
@@ -105,8 +106,8 @@ class StepJits:
         def run(state: SlotState, vector: Array) -> SlotState:
             return set_extras(state, packing.unpack(vector))
 
-        everywhere = PartitionSpec()
-        return self._jit(run, "set_extras", (everywhere, everywhere), everywhere, donate=(0,))
+        into = (self._state_specs, PartitionSpec())
+        return self._jit(run, "set_extras", into, self._state_specs, donate=(0,))
 
     def _reduction(self, bucket: Bucket, peers: Peers | None) -> Reduction:
         all_reduce = all_reduce_of(self._mesh)
@@ -120,7 +121,7 @@ class StepJits:
         if peers is None:
             return VocabularyParts(self._shape.vocab_size)
         share = share_by(peers, width=decoder_width(self._decoder))
-        return VocabularyParts(self._shape.vocab_size, share)
+        return VocabularyParts(self._shape.vocab_size, share, peers.own[0])
 
     def _jit(
         self, run: Callable[..., Any], name: str, into: Any, out: Any, *, donate: tuple[int, ...]

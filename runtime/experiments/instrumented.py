@@ -17,10 +17,10 @@ from models.operations import Operations
 from models.pattern_attention import make_pattern_attention
 from models.qwen2 import Reduction
 from models.sites import HEAD_SITES, PATTERN, Recorder, full_name, site_axes, site_shapes
-from runtime.buckets import Bucket, SampleBucket
+from runtime.buckets import Bucket, SampleBucket, SampleMode
 from runtime.experiments.probe import Instrument, ProbedStep
 from runtime.part import Part
-from runtime.slots import SlotState
+from runtime.slots import SlotState, slot_specs
 from runtime.step import forward, sample
 from runtime.step_input import StepShape, forward_packing
 from runtime.step_jits import all_reduce_of
@@ -82,6 +82,7 @@ class InstrumentedPrograms:
         self._mesh = mesh
         self._shape = shape
         self._operations = operations
+        self._state_specs = slot_specs(with_peers=operations.one_shot)
         self._axes = site_axes(config)
         self._forward: dict[tuple[Bucket, Instrument], Any] = {}
         self._sample: dict[SampleBucket, Any] = {}
@@ -165,8 +166,8 @@ class InstrumentedPrograms:
         return self._jit(
             run,
             f"probed_{bucket.name}",
-            (self._decoder.specs, self._head.specs, cache, EVERYWHERE, EVERYWHERE, edits),
-            (cache, EVERYWHERE, EVERYWHERE, EVERYWHERE, captured),
+            (self._decoder.specs, self._head.specs, cache, self._state_specs, EVERYWHERE, edits),
+            (cache, self._state_specs, EVERYWHERE, EVERYWHERE, captured),
             donate=(2, 3),
         )
 
@@ -182,11 +183,12 @@ class InstrumentedPrograms:
                 mode=bucket.mode,
             )
 
+        masks = [EVERYWHERE] * (bucket.mode is SampleMode.FULL)
         return self._jit(
             run,
             f"probed_sample_{bucket.num_rows}",
-            EVERYWHERE,
-            (EVERYWHERE, EVERYWHERE),
+            (self._state_specs, EVERYWHERE, *masks),
+            (self._state_specs, EVERYWHERE),
             donate=(0,),
         )
 

@@ -12,7 +12,7 @@ from models.mesh import TP, make_mesh
 from models.qwen2 import whole
 from pallas_kernels.add_norm import add_norm
 from pallas_kernels.one_shot_gather import MAX_WORDS
-from runtime.exchange import MAX_ROWS, Exchange, one_shot, share_by
+from runtime.exchange import MAX_ROWS, PEER_SPECS, Exchange, one_shot, share_by
 
 pytestmark = pytest.mark.gpu
 
@@ -38,7 +38,7 @@ def steps(mesh, exchange, *, num_calls):
     @partial(
         jax.shard_map,
         mesh=mesh,
-        in_specs=(P(), P(TP), P(), P()),
+        in_specs=(P(), P(TP), P(), PEER_SPECS),
         out_specs=(P(TP), P(TP)),
         check_vma=False,
     )
@@ -96,7 +96,9 @@ def test_every_device_has_the_words_of_all(mesh, count):
     words = np.random.default_rng(count).integers(-(2**31), 2**31, (4, mesh.size, count), np.int32)
 
     @jax.jit
-    @partial(jax.shard_map, mesh=mesh, in_specs=(P(TP), P()), out_specs=P(TP), check_vma=False)
+    @partial(
+        jax.shard_map, mesh=mesh, in_specs=(P(TP), PEER_SPECS), out_specs=P(TP), check_vma=False
+    )
     def gather(words, peers):
         return share_by(peers, width=512)(words[0])[None]
 

@@ -38,7 +38,8 @@ def test_it_lowers_for_cuda(num_devices, rows, num_terms):
         shape((num_terms, rows, 3584), jnp.bfloat16),
         shape((3584,), jnp.float32),
         inboxes=shape((num_devices, 2), jnp.int32),
-        place=shape((2,), jnp.int32),
+        own=shape((1,), jnp.int32),
+        step=shape((1,), jnp.int32),
         number=shape((1,), jnp.int32),
     )
     assert "mosaic_gpu" in lowered.as_text()
@@ -100,6 +101,7 @@ def test_peers_say_where_the_inboxes_are_and_which_step_it_is():
     assert exchange.memory.nbytes == inbox_bytes(1, MAX_ROWS, 512) + one_shot_gather.inbox_bytes(1)
     address = np.asarray(exchange.peers.inboxes).view(np.uint64).item()
     assert address == exchange.memory.unsafe_buffer_pointer()
+    assert exchange.peers.own.tolist() == [0]
     assert exchange.peers.next().step.tolist() == [1]
     last = replace(exchange.peers, step=jnp.array([NUM_STEPS - 1]))
     assert last.next().step.tolist() == [0]
@@ -112,7 +114,8 @@ def test_the_gather_lowers_for_cuda(num_words):
         jax.jit(partial(one_shot_gather.one_shot_gather, first_byte=4096)),
         shape((num_words,), jnp.int32),
         inboxes=shape((2, 2), jnp.int32),
-        place=shape((2,), jnp.int32),
+        own=shape((1,), jnp.int32),
+        step=shape((1,), jnp.int32),
     )
     assert "mosaic_gpu" in lowered.as_text()
 
@@ -121,5 +124,9 @@ def test_more_words_than_fit_are_refused():
     words = jnp.zeros(one_shot_gather.MAX_WORDS + 1, jnp.int32)
     with pytest.raises(ValueError, match="at most 16384 words, got 16385"):
         one_shot_gather.one_shot_gather(
-            words, inboxes=jnp.zeros((2, 2), jnp.int32), place=jnp.zeros(2, jnp.int32), first_byte=0
+            words,
+            inboxes=jnp.zeros((2, 2), jnp.int32),
+            own=jnp.zeros(1, jnp.int32),
+            step=jnp.zeros(1, jnp.int32),
+            first_byte=0,
         )

@@ -1,0 +1,64 @@
+"""Steps on two GPUs that reach each other: no sum or gather of XLA's cuts their graph in two."""
+
+import json
+import os
+import subprocess
+import sys
+
+CODE = """
+import json
+from dataclasses import replace
+import jax, jax.numpy as jnp
+from models import demo
+from models.config import model_config
+from models.gguf_file import open_gguf
+from models.load import load_model
+from models.mesh import make_mesh
+from models.operations import Operations
+from runtime.buckets import Bucket, SampleBucket, SampleMode
+from runtime.exchange import Exchange
+from runtime.model_runner import empty_cache
+from runtime.part import take_apart
+from runtime.slots import empty_slots
+from runtime.step_input import StepShape, forward_packing
+from runtime.step_jits import StepJits
+from tests.hopper import lower_for_h200
+
+file = open_gguf(demo.PATH)
+config, mesh = model_config(file), make_mesh(2)
+model = load_model(file, config, mesh, dtype="bfloat16")
+shape = StepShape(4, 4, config.vocab_size)
+decoder, head = take_apart(model.decoder), take_apart(model.head)
+state = replace(
+    empty_slots(4, pages_per_request=4, vocab_size=config.vocab_size),
+    peers=Exchange(mesh, width=config.width).peers,
+)
+cache = empty_cache(config, mesh, num_pages=9, dtype=jnp.dtype("bfloat16"))
+jits = StepJits(decoder, head, mesh, shape, Operations(one_shot=True))
+found = {}
+
+def look(name, jit, *arguments):
+    text = lower_for_h200(jit, *arguments).as_text()
+    words = ("all_reduce", "all_gather", "partition_id", "mosaic_gpu")
+    found[name] = [word for word in words if word in text]
+
+for bucket in (Bucket(4, 0), Bucket(128, 2), Bucket(256, 4)):
+    vector = jax.ShapeDtypeStruct((forward_packing(bucket, shape).size,), jnp.int32)
+    look(bucket.name, jits.forward(bucket), decoder.leaves, cache, state, vector)
+hidden = jax.ShapeDtypeStruct((68, config.width), jnp.bfloat16)
+for mode in (SampleMode.GREEDY, SampleMode.CANDIDATES, SampleMode.UNLIMITED):
+    look(mode.label, jits.sample(SampleBucket(4, mode)), head.leaves, state, hidden)
+print(json.dumps(found))
+"""
+
+
+def test_small_steps_have_neither_sums_nor_gathers_of_xla():
+    done = subprocess.run(
+        [sys.executable, "-c", CODE], capture_output=True, text=True, check=True,
+        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
+    )  # fmt: skip
+    found = json.loads(done.stdout)
+    for name in ("decode_4", "prefill_128", "greedy", "candidates"):
+        assert found[name] == ["mosaic_gpu"], name
+    assert found["prefill_256"] == ["all_reduce"]
+    assert "all_gather" in found["unlimited"]
