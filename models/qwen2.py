@@ -15,7 +15,8 @@ from models.projection import Projection
 from models.rope import rope_tables
 from models.sites import Tap, untouched
 from models.weights import Weight
-from pallas_kernels.add_norm import add, add_norm, rms_norm
+from pallas_kernels.add_norm import add, rms_norm
+from pallas_kernels.add_norm import add_norm as plain_add_norm
 
 # all_reduce(terms [terms, T, D]): terms of the sum over the devices that each hold a part
 type AllReduce = Callable[[Array], Array]
@@ -181,8 +182,9 @@ class Layer(nnx.Module):
         x, normed = self.attn_norm.after(x, terms, reduction.norm(number, add_norm))
         mixed, cache = self.attn(layer, normed, rope, attention, cache, tap, rows)
         mixed = _seen("attn.out", layer, reduction.before_norm(mixed), tap)
-        add_norm = reduction.norm(number + 1, add_norm)
-        x, normed = self.mlp_norm.after(chosen(x, rows), mixed, add_norm)
+        # a kernel more would take longer to compile than it gains in one layer
+        own = add_norm if rows is None else plain_add_norm
+        x, normed = self.mlp_norm.after(chosen(x, rows), mixed, reduction.norm(number + 1, own))
         mixed = reduction.before_norm(self.mlp(layer, normed, tap))
         return x, _seen("mlp.out", layer, mixed, tap), cache
 
@@ -220,7 +222,7 @@ class Decoder(nnx.Module):
         attention: Attention[Cache],
         cache: Cache,
         reduction: Reduction = ALONE,
-        add_norm: AddNorm = add_norm,
+        add_norm: AddNorm = plain_add_norm,
         tap: Tap = untouched,
         rows: Int[Array, " R"] | None = None,
     ) -> tuple[Float[Array, "R D"], Cache]:

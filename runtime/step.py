@@ -30,6 +30,9 @@ from runtime.vocabulary_parts import VocabularyParts
 
 # where the best scores are enough: how many of them
 CANDIDATES_OF = {SampleMode.GREEDY: 1, SampleMode.CANDIDATES: NUM_CANDIDATES}
+# Tokens for each row that is wanted, from which on the last layer computes these alone: another
+# layer to compile for a part of one that is saved.
+FEWER_ROWS = 2.5
 RESULT_COLUMNS = 3 + 2 * MAX_LOGPROBS  # token, finite, logprob, best ids, their logprobs
 
 
@@ -69,8 +72,7 @@ def forward(
         page_table=state.page_table,
     )
     rows = inputs["hidden_rows"]
-    # of so many tokens fewer rows are wanted
-    are_fewer = len(rows) < len(given)
+    are_few = len(rows) * FEWER_ROWS <= len(given)
     hidden, cache = decoder(
         step.token_ids,
         jnp.maximum(step.positions, 0),
@@ -79,10 +81,10 @@ def forward(
         reduction,
         operations.add_norm,
         tap,
-        rows if are_fewer else None,
+        rows if are_few else None,
     )
     state = replace(state, samples=inputs["samples"])
-    return cache, state, hidden if are_fewer else chosen(hidden, rows)
+    return cache, state, hidden if are_few else chosen(hidden, rows)
 
 
 def _admit(state: SlotState, admitted: Array) -> SlotState:
