@@ -1,7 +1,8 @@
 """The sum over devices, the addition to the residual stream and the norm, as one kernel on Hopper.
 
 Devices send each other their parts by `pallas_kernels.peer_packets`. For the few rows of a decoding
-step XLA's sum takes 15 µs, most of it barriers, and the norm 3 more (docs/performance.md).
+step XLA's sum takes 15 µs, most of it barriers, and the norm 3 more; this takes 3 to 7
+(docs/performance.md).
 """
 
 from functools import partial
