@@ -33,8 +33,8 @@ class Operations:
 
     Attributes:
         decode: both for steps of rows alone, where one kernel does it; None: one after the other.
-        one_shot: devices tell each other the sums of few rows, and their best scores, by kernels that
-            write to each other's memory (`runtime/exchange.py`).
+        one_shot: devices tell each other the sums of few rows, and their best scores, by kernels
+            that write to each other's memory (`runtime/exchange.py`).
         attention_name: for the log.
     """
 
