@@ -47,8 +47,14 @@ class Operations:
     attention_name: str = "plain XLA"
 
 
-def choose_operations(devices: Sequence[Any], config: ModelConfig, *, itemsize: int) -> Operations:
-    """The fastest for devices of one kind, with keys and values of `itemsize` bytes."""
+def choose_operations(
+    devices: Sequence[Any], config: ModelConfig, *, itemsize: int, activation: int
+) -> Operations:
+    """The fastest for devices of one kind, with keys and values of `itemsize` bytes.
+
+    Args:
+        activation: bytes of a number in the residual stream.
+    """
     if not is_hopper(devices[0]):
         return Operations()
     group = config.num_heads // config.num_kv_heads
@@ -61,7 +67,8 @@ def choose_operations(devices: Sequence[Any], config: ModelConfig, *, itemsize: 
         else None,
         products=Products(hopper_multiply, hopper_gated),
         add_norm=hopper_add_norm,
-        one_shot=sums_fit(width=config.width, num_calls=2 * config.num_layers)
+        one_shot=activation == 2
+        and sums_fit(width=config.width, num_calls=2 * config.num_layers)
         and reach_each_other(devices),
         attention_name="Mosaic GPU" if fits else "plain XLA",
     )

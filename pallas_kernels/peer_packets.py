@@ -26,8 +26,10 @@ Order = arith.CmpIPredicate
 WORDS = 2  # of a vector that a thread sends
 PACKET = 16  # bytes of a store: two vectors, or one and a flag
 LINE = 8  # threads, whose stores arrive together
-MAX_VECTORS = 2 * LINE - 2  # of a thread, for which each line still has a flag
-MAX_TRIES = 2**25  # half a minute: then a device has failed, and the step must end
+MAX_VECTORS = 2 * LINE - 1  # of a thread, for which each line still has a flag
+# Half a minute: then a device has failed, and the result is NaN. Each call of a step waits as long;
+# a server's watchdog is sooner.
+MAX_TRIES = 2**25
 NAN_PAIR = 0x7FC07FC0  # two values of bfloat16
 
 

@@ -75,15 +75,16 @@ def configs(num_rows: int, num_out: int, num_in: int) -> Iterator[TuningConfig]:
     if num_rows % BLOCK_ROWS or num_out % 8:
         return
     rows = num_rows // BLOCK_ROWS
-    for least, rounds, splits in itertools.product(
-        (TILE_OUT_RANGE[0], NARROW_TILE_OUT), range(1, MAX_ROUNDS + 1), (1, 2, MAX_SPLITS)
+    narrow = NARROW_TILE_OUT, TILE_OUT_RANGE[0] - 1
+    for (least, most), rounds, splits in itertools.product(
+        (TILE_OUT_RANGE, narrow), range(1, MAX_ROUNDS + 1), (1, 2, MAX_SPLITS)
     ):
         columns = rounds * NUM_CORES // (rows * splits)
         if columns == 0 or num_in % (64 * splits):
             continue
         tile_out = -(-num_out // (8 * columns)) * 8
         busy = rows * splits * num_out / (tile_out * rounds * NUM_CORES)
-        if least <= tile_out <= TILE_OUT_RANGE[1] and busy >= MIN_BUSY:
+        if least <= tile_out <= most and busy >= MIN_BUSY:
             stages = RING_BYTES // (2 * 64 * (BLOCK_ROWS + tile_out))
             yield TuningConfig(tile_out, 64, min(stages, MAX_STAGES), num_splits=splits)
 

@@ -9,6 +9,7 @@ import numpy as np
 from models.config import ModelConfig
 from profiling.scopes import SCOPES
 from runtime.part import Part
+from runtime.step import leaves_out
 from runtime.step_input import StepInput, StepShape, forward_packing
 
 # a part of a weight's path in the model -> the scope that reads it
@@ -43,6 +44,7 @@ class Step:
     Attributes:
         positions: [T'] of the tokens that are no padding.
         contexts: tokens of each request's context after the step.
+        num_last: tokens for which the last layer is computed behind attention.
     """
 
     bucket: str
@@ -50,6 +52,7 @@ class Step:
     num_rows: int
     positions: np.ndarray
     contexts: np.ndarray
+    num_last: int
 
 
 @dataclass(frozen=True)
@@ -73,14 +76,16 @@ def read_step(step: StepInput, shape: StepShape) -> Step:
     views = forward_packing(step.bucket, shape).views(step.forward)
     real = views["positions"] >= 0
     positions, slots = views["positions"][real], views["slots"][real]
+    num_tokens, num_last = step.bucket.num_tokens, len(views["hidden_rows"])
     ends = np.zeros(int(slots.max(initial=-1)) + 1, np.int64)
     np.maximum.at(ends, slots, positions + 1)
     return Step(
         bucket=step.bucket.name,
-        num_tokens=step.bucket.num_tokens,
+        num_tokens=num_tokens,
         num_rows=step.sampler.num_rows if step.sampler else 0,
         positions=positions.astype(np.int64),
         contexts=ends[ends > 0],
+        num_last=num_last if leaves_out(num_tokens, num_last) else num_tokens,
     )
 
 
@@ -116,7 +121,7 @@ def step_work(config: ModelConfig, step: Step, sizes: Sizes) -> dict[str, Work]:
     heads = (n + 2 * k) * h
     # scope -> (bytes besides weights, operations), of one layer
     layer = {
-        "norm": (4 * t * d * a, 0),
+        "norm": (2 * t * d * a, 0),
         "qkv": (t * (d + heads) * a, 2 * t * d * heads),
         "rope": (2 * t * (n + k) * h * a, 0),
         "kv_write": (2 * real * k * h * (a + sizes.kv), 0),
@@ -124,9 +129,13 @@ def step_work(config: ModelConfig, step: Step, sizes: Sizes) -> dict[str, Work]:
             2 * step.contexts.sum() * k * h * sizes.kv + 2 * t * n * h * a,
             4 * n * h * (step.positions + 1).sum(),
         ),
-        "attention_out": (t * (n * h * a + d * 4), 2 * t * n * h * d),
-        "mlp": (t * d * (a + 4), 6 * t * d * ffn),
-        "all_reduce": (4 * t * d * 4 if sizes.num_devices > 1 else 0, 0),
+    }
+    # behind attention: of one token
+    behind = {
+        "norm": (2 * d * a, 0),
+        "attention_out": (n * h * a + d * 4, 2 * n * h * d),
+        "mlp": (d * (a + 4), 6 * d * ffn),
+        "all_reduce": (4 * d * 4 if sizes.num_devices > 1 else 0, 0),
     }
     once = {
         "embedding": (2 * t * d * a - sizes.weights.get("embedding", 0), 0),  # rows, not the table
@@ -139,6 +148,9 @@ def step_work(config: ModelConfig, step: Step, sizes: Sizes) -> dict[str, Work]:
     work = {scope: Work(sizes.weights.get(scope, 0)) for scope in SCOPES}
     for scope, (num_bytes, flops) in layer.items():
         work[scope] += Work(float(layers * num_bytes), float(layers * flops))
+    all_behind = (layers - 1) * t + step.num_last
+    for scope, (num_bytes, flops) in behind.items():
+        work[scope] += Work(float(all_behind * num_bytes), float(all_behind * flops))
     for scope, (num_bytes, flops) in once.items():
         work[scope] += Work(float(num_bytes), float(flops))
     return work

@@ -48,7 +48,7 @@ PEER_SPECS = Peers(PartitionSpec(), PartitionSpec(TP), PartitionSpec())
 
 
 class Exchange:
-    """The inboxes of a mesh, and `peers`, which say where they are."""
+    """The inboxes of a mesh, `memory`, and `peers`, which say where they are."""
 
     def __init__(self, mesh: Mesh, *, width: int):
         norms = one_shot_norm.inbox_bytes(mesh.size, MAX_ROWS, width)
@@ -58,6 +58,8 @@ class Exchange:
             partial(jnp.zeros, (mesh.size, size), jnp.uint8),
             out_shardings=NamedSharding(mesh, PartitionSpec(TP)),
         )()
+        # before a device that is faster writes to another's
+        jax.block_until_ready(self.memory)
         by_device = {shard.device: shard.data for shard in self.memory.addressable_shards}
         addresses = [by_device[device].unsafe_buffer_pointer() for device in mesh.devices.flat]
         words = np.array(addresses, np.uint64).view(np.int32).reshape(-1, 2)

@@ -86,9 +86,11 @@ class ModelRunner:
         )
         self.pure_model = PureModel(model.config, self.decoder, self.head)
         self._cache = empty_cache(model.config, mesh, num_pages=num_pages, dtype=kv_dtype)
-        self._exchange = Exchange(mesh, width=model.config.width) if operations.one_shot else None
-        peers = None if self._exchange is None else self._exchange.peers
-        self._state = replace(_empty_state(mesh, shape), peers=peers)
+        self._state = _empty_state(mesh, shape)
+        if operations.one_shot:
+            exchange = Exchange(mesh, width=model.config.width)
+            self._inboxes = exchange.memory  # must stay where it is
+            self._state = replace(self._state, peers=exchange.peers)
         self._open_masks = _open_masks(mesh, buckets, shape)
         self.num_pages = num_pages
         self.kv_dtype = kv_dtype

@@ -59,6 +59,7 @@ class _Choices:
     buckets: Buckets
     max_num_seqs: int
     dtype: str
+    activations: str
     kv_dtype: jnp.dtype
     num_devices: int
 
@@ -104,7 +105,10 @@ def start_engine(
     begin = time.monotonic()
     report("load", f"loading {file.path.name}, {file.num_bytes / 2**30:.2f} GiB", 0.0)
     operations = choose_operations(
-        list(mesh.devices.flat), model_facts, itemsize=chosen.kv_dtype.itemsize
+        list(mesh.devices.flat),
+        model_facts,
+        itemsize=chosen.kv_dtype.itemsize,
+        activation=jnp.dtype(chosen.activations).itemsize,
     )
     model = load_model(
         file,
@@ -135,6 +139,9 @@ def start_engine(
         pages_per_request=-(-memory.max_model_len // PAGE_SIZE),
         vocab_size=model_facts.vocab_size,
     )
+    if chosen.num_devices > 1:
+        way = "through each other's memory" if operations.one_shot else "by XLA"
+        report("compile", f"devices sum few rows {way}", None)
     report("compile", f"compiling for {', '.join(b.name for b in chosen.buckets.all)}", None)
     runner = ModelRunner(
         model,
@@ -243,6 +250,7 @@ def _choose(config: RuntimeConfig, model: ModelConfig) -> _Choices:
         ),
         max_num_seqs=max_num_seqs,
         dtype=dtype,
+        activations=activations,
         kv_dtype=jnp.dtype(kv_dtype),
         num_devices=tensor_parallel_size(
             model, config.tensor_parallel_size, jax.local_device_count()

@@ -72,7 +72,7 @@ def forward(
         page_table=state.page_table,
     )
     rows = inputs["hidden_rows"]
-    are_few = len(rows) * FEWER_ROWS <= len(given)
+    are_few = leaves_out(len(given), len(rows))
     hidden, cache = decoder(
         step.token_ids,
         jnp.maximum(step.positions, 0),
@@ -85,6 +85,11 @@ def forward(
     )
     state = replace(state, samples=inputs["samples"])
     return cache, state, hidden if are_few else chosen(hidden, rows)
+
+
+def leaves_out(num_tokens: int, num_rows: int) -> bool:
+    """Whether the end of the last layer is computed for the rows alone that can be wanted."""
+    return num_rows * FEWER_ROWS <= num_tokens
 
 
 def _admit(state: SlotState, admitted: Array) -> SlotState:

@@ -52,7 +52,7 @@ def test_a_weight_of_no_scope_is_refused():
 
 def test_a_decode_step_reads_each_context_once(load):
     def attention(*contexts):
-        step = Step("decode_2", 2, 2, np.array(contexts) - 1, np.array(contexts))
+        step = Step("decode_2", 2, 2, np.array(contexts) - 1, np.array(contexts), 2)
         return step_work(load.config, step, load.sizes)["attention"].num_bytes
 
     per_token = kv_bytes_per_token(load.config, load.sizes.kv)
@@ -82,9 +82,23 @@ def dims(shape):
 def test_operations_are_those_of_the_compiled_products(load, scope):
     for bucket, program in load.runner.programs.forward.items():
         none = np.empty(0, np.int64)
-        step = Step(bucket.name, bucket.num_tokens, 0, none, none)
+        step = Step(bucket.name, bucket.num_tokens, 0, none, none, bucket.num_tokens)
         module = program_facts(program, pool_shape=(1,)).module
         assert step_work(load.config, step, load.sizes)[scope].flops == products(module)[scope]
+
+
+def test_tokens_that_the_last_layer_leaves_out_are_not_counted(load):
+    none = np.empty(0, np.int64)
+    all_of_them, few = (
+        step_work(load.config, Step("prefill_512", 512, 0, none, none, last), load.sizes)
+        for last in (512, 66)
+    )
+    layers = load.config.num_layers
+    for scope in ("mlp", "attention_out"):
+        share = ((layers - 1) * 512 + 66) / (layers * 512)
+        assert few[scope].flops == pytest.approx(share * all_of_them[scope].flops)
+    assert few["qkv"] == all_of_them["qkv"]
+    assert few["norm"].num_bytes < all_of_them["norm"].num_bytes
 
 
 def test_xla_counts_products_and_little_else(load):
@@ -135,7 +149,7 @@ def test_a_report_has_every_bucket_in_place_and_run(started, load):
 def test_a_step_that_beats_its_roofline_contradicts_it(ceilings):
     def report(seconds):
         work = {scope: Work() for scope in SCOPES} | {"mlp": Work(1e9, 1e11)}
-        step = Step("decode_2", 2, 2, np.arange(2), np.arange(2))
+        step = Step("decode_2", 2, 2, np.arange(2), np.arange(2), 2)
         measured = Measured([step], [seconds])
         return BucketReport("decode_2", Making(), None, True, work, measured)
 

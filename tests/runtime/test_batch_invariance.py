@@ -21,7 +21,7 @@ PROMPTS = [[(7 * i + j) % 1000 for j in range(n)] for i, n in enumerate((1, 65, 
 @pytest.fixture(scope="module")
 def llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLM]:
     path: Path = write_gguf(tmp_path_factory.mktemp("invariant") / "tiny.gguf")
-    options = {"max_model_len": 512, "max_num_seqs": 4, "max_num_batched_tokens": 128}
+    options = {"max_model_len": 512, "max_num_seqs": 4, "max_num_batched_tokens": 256}
     with LLM(str(path), dtype="float32", batch_invariant=True, **options) as llm:
         yield llm
 
