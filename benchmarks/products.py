@@ -108,11 +108,9 @@ def gated_ways(num_rows: int, num_out: int, num_in: int) -> dict[str, Make]:
             config = few_rows.TuningConfig(tile_k, stages, 1)
             found[f"few rows, {tile_k} × {stages}"] = partial(streamed_gated_product, config=config)
         return found
-    chosen = choose_gated(num_rows, num_out, num_in)
-    if chosen is not None:
-        consumers = chosen.num_consumers
+    if choose_gated(num_rows, num_out, num_in):
         for tile_out, stages in ((144, 3), (120, 4), (112, 4), (96, 4), (96, 5), (72, 4), (72, 6)):
-            tiles = TuningConfig(tile_out, num_stages=stages, num_consumers=consumers)
+            tiles = TuningConfig(tile_out, num_stages=stages)
             found[f"kernel, {describe(tiles)}"] = partial(hopper_gated_product, config=tiles)
     return found
 

@@ -55,7 +55,6 @@ def step_of(
         views[name][:, 0] = shape.num_slots
     if pages is not None:
         views["pages"][: len(pages)] = pages
-    views["samples"][:] = (shape.num_slots, 0, 0, -1)
     return StepInput(bucket, vector, None, (), False, 0)
 
 

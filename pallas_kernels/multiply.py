@@ -68,7 +68,8 @@ def hopper_multiply(
     if matrix.dtype.itemsize != 2:
         return multiply(x, matrix)
     if num_rows == 1 and num_in <= MAX_SUMMED:
-        return sums(x, matrix).astype(x.dtype) if narrow else sums(x, matrix)
+        made = sums(x, matrix)
+        return made.astype(x.dtype) if narrow else made
     config = choose_config(matrix.shape[0], num_in)
     if num_rows <= MAX_ROWS and config is not None:
         return few_rows_product(x, matrix, config=config)

@@ -3,10 +3,7 @@
 import ast
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +22,7 @@ from runtime.structured_outputs import StructuredOutputs
 from runtime.text.tokenizer import build_tokenizer
 from server.flags import make_parser
 from server.hub import resolve_model
+from tests.virtual_devices import QUICK, run_on_devices
 
 TEXT = Path(ast.__file__).read_text()[:6000]  # Python that it was not trained to repeat
 PROMPTS = [
@@ -85,16 +83,7 @@ def test_two_devices_answer_as_one(expected: list[list[int]]) -> None:
         "print(json.dumps([o.outputs[0].token_ids for o in llm.generate(prompts, params)]))"
     )  # fmt: skip
     # compiled quickly, and for fewer rows: nobody else has a use for these programs
-    flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        input=json.dumps(PROMPTS),
-        env=os.environ | {"XLA_FLAGS": flags},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert json.loads(done.stdout) == expected
+    assert run_on_devices(2, code, flags=QUICK, given=json.dumps(PROMPTS)) == expected
 
 
 @pytest.mark.parametrize(

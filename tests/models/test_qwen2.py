@@ -1,9 +1,6 @@
 """One forward, three ways to run it: whole, in chunks and token by token over pages, on a mesh."""
 
 import json
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +28,7 @@ from runtime.request import SamplingParams
 from runtime.scheduler import Scheduler
 from runtime.step_input import StepShape, make_step_input
 from runtime.step_plan import Limits
+from tests.virtual_devices import QUICK, run_on_devices
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMPT = np.random.default_rng(0).integers(0, 1_000, 150).tolist()
@@ -257,17 +255,9 @@ print(json.dumps(answers))
 @pytest.mark.parametrize(("model", "sizes"), [("tiny-kv4", [1, 2, 4]), ("tiny-gqa", [1, 4, 8])])
 def test_several_devices_agree_with_one(tmp_path, model, sizes):
     path = write_gguf(tmp_path / "tiny.gguf", model)
-    flags = f"--xla_force_host_platform_device_count={sizes[-1]} --xla_backend_optimization_level=0"
-    folders = [str(ROOT), str(Path(__file__).parent)]
-    done = subprocess.run(
-        [sys.executable, "-c", SHARDED, *folders, str(path), json.dumps(sizes)],
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
-    answers = {int(n): np.array(rows) for n, rows in json.loads(done.stdout).items()}
+    arguments = [str(ROOT), str(Path(__file__).parent), str(path), json.dumps(sizes)]
+    found = run_on_devices(sizes[-1], SHARDED, *arguments, flags=QUICK)
+    answers = {int(n): np.array(rows) for n, rows in found.items()}
     for num_devices in sizes[1:]:
         assert np.array_equal(answers[num_devices][:, 0], answers[1][:, 0])
         # float32 sums in another order; ids of alternatives are whole numbers

@@ -1,9 +1,6 @@
 """Steps on two GPUs that reach each other: no sum or gather of XLA's cuts their graph in two."""
 
-import json
-import os
-import subprocess
-import sys
+from tests.virtual_devices import run_on_devices
 
 CODE = """
 import json
@@ -53,11 +50,7 @@ print(json.dumps(found))
 
 
 def test_small_steps_have_neither_sums_nor_gathers_of_xla():
-    done = subprocess.run(
-        [sys.executable, "-c", CODE], capture_output=True, text=True, check=True,
-        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
-    )  # fmt: skip
-    found = json.loads(done.stdout)
+    found = run_on_devices(2, CODE)
     for name in ("decode_4", "prefill_128", "greedy", "candidates"):
         assert found[name] == ["mosaic_gpu"], name
     assert found["prefill_256"] == ["all_reduce"]

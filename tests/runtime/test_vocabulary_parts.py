@@ -1,11 +1,8 @@
 """A vocabulary on several devices: what is chosen is what one device would choose."""
 
-import json
-import os
-import subprocess
-import sys
-
 import numpy as np
+
+from tests.virtual_devices import run_on_devices
 
 CODE = """
 import json, jax, jax.numpy as jnp, numpy as np
@@ -50,11 +47,7 @@ print(json.dumps(found))
 
 
 def test_four_devices_choose_what_one_does():
-    done = subprocess.run(
-        [sys.executable, "-c", CODE], capture_output=True, text=True, check=True,
-        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
-    )  # fmt: skip
-    found = json.loads(done.stdout)
+    found = run_on_devices(4, CODE)
     finite = [1, 1, 0, 1, 1, 1, 1, 1]
     for mode, (one, many) in found.items():
         tokens, flags = np.array(many).T
