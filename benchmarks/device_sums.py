@@ -21,7 +21,7 @@ from models.qwen2 import AddNorm, Reduction
 from pallas_kernels.add_norm import add_norm, hopper_add_norm
 from pallas_kernels.hopper import is_hopper
 from runtime.exchange import PEER_SPECS, Exchange, Peers, one_shot
-from runtime.step_jits import all_reduce_of
+from runtime.step_functions import all_reduce_of
 
 WIDTH = 3584
 CALLS = 224  # of four steps of a 7B: of fewer the call from the host would be measured

@@ -63,9 +63,9 @@ def measure_start(
 
     open: the header and the tokenizer's arrays. read: every page of the file, from disk or from the
     system's cache. transfer: the raw tensors to the device. dequantise: the rest of loading, its
-    programs' compilation included. trace and lower: of the step's programs, in one thread. compile:
-    what the start waited for beyond that. other: the memory plan, the empty cache. warm-up: what
-    the first request took longer than the second.
+    programs' compilation included. trace and lower: of the step's programs, until the last one was
+    lowered, by their shares in it. compile: what the start waited for beyond that. other: the
+    memory plan, the empty cache. warm-up: what the first request took longer than the second.
 
     Args:
         options: more fields of `runtime.config.RuntimeConfig`.
@@ -103,6 +103,9 @@ def measure_start(
     programs = load.runner.programs
     first = sum(load.prefill(1).seconds)
     second = sum(load.prefill(1).seconds)
+    # in several processes these are more seconds than pass
+    passed = programs.lower_seconds / max(tracing + lowering, programs.lower_seconds, 1e-9)
+    tracing, lowering = tracing * passed, lowering * passed
     compile_wait = max(0.0, programs.seconds - tracing - lowering)
     stages = {
         "open": opened,

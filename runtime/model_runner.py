@@ -71,6 +71,7 @@ class ModelRunner:
         kv_dtype: jnp.dtype,
         operations: Operations,
         num_threads: int,
+        num_processes: int = 0,
         store: ProgramStore | None = None,
         at_once: bool = True,
     ):
@@ -104,6 +105,7 @@ class ModelRunner:
             state=self._state,
             operations=operations,
             num_threads=num_threads,
+            num_processes=num_processes,
             store=store,
             at_once=at_once,
         )

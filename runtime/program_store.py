@@ -156,9 +156,15 @@ def _surroundings(devices: list[Any]) -> list[Any]:
         [(device.id, device.device_kind) for device in devices],
         (_cpu_flags(), len(os.sched_getaffinity(0))) if client.platform == "cpu" else "",
         os.environ.get("XLA_FLAGS", ""),
-        sorted((k, str(v)) for k, v in jax.config.values.items() if not k.startswith(NO_MATTER)),
+        sorted((name, str(value)) for name, value in relevant_settings().items()),
         _digest(Path(path) for package in PACKAGES for path in package.__path__),
     ]
+
+
+def relevant_settings() -> dict[str, Any]:
+    """JAX's settings that may change a program."""
+    values = jax.config.values.items()
+    return {name: value for name, value in values if not name.startswith(NO_MATTER)}
 
 
 def _libraries() -> list[tuple[str, str]]:

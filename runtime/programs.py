@@ -17,10 +17,11 @@ from runtime.buckets import Bucket, Buckets, SampleBucket, SampleMode
 from runtime.compilation_cache import not_through_xla
 from runtime.part import Part, decoder_dtype, decoder_width
 from runtime.program_store import ProgramStore
-from runtime.recipes import Recipe, make_all, read_later
+from runtime.recipe import Recipe
+from runtime.recipes import make_all, read_later
 from runtime.slots import SlotState
+from runtime.step_functions import StepFunctions
 from runtime.step_input import StepShape, extras_packing, forward_packing
-from runtime.step_jits import StepJits
 
 type Forward = Callable[[list[Array], KVCache, SlotState, Any], tuple[KVCache, SlotState, Array]]
 # with SampleMode.FULL, a mask follows
@@ -38,6 +39,7 @@ class Programs:
         num_programs: how many there are, or will be.
         num_cached: how many of them are from an earlier start.
         seconds: that it took.
+        lower_seconds: of these, until all that had to be compiled was lowered.
         step_bytes: on each device, what a step takes besides weights, cache and state.
     """
 
@@ -48,6 +50,7 @@ class Programs:
     num_programs: int
     num_cached: int
     seconds: float
+    lower_seconds: float
     step_bytes: int
 
 
@@ -75,16 +78,19 @@ def make_programs(
     state: SlotState,
     operations: Operations,
     num_threads: int,
+    num_processes: int = 0,
     store: ProgramStore | None = None,
     at_once: bool = True,
 ) -> Programs:
     """All programs of a step, from the store or compiled.
 
     Args:
+        num_threads: that compile.
+        num_processes: that lower, besides this one.
         at_once: wait also for those of the store that the first steps can do without.
     """
     start = time.monotonic()
-    jits = StepJits(decoder, head, mesh, shape, operations)
+    functions = StepFunctions(decoder, head, mesh, shape, operations)
     hidden = jax.ShapeDtypeStruct(
         (buckets.max_rows, decoder_width(decoder)),
         decoder_dtype(decoder),
@@ -93,7 +99,7 @@ def make_programs(
     recipes: dict[Any, Recipe] = {
         bucket: Recipe(
             f"forward_{bucket.name}",
-            partial(jits.forward, bucket),
+            partial(functions.forward, bucket),
             (decoder.leaves, cache, state, _vector(forward_packing(bucket, shape).size)),
             (cache, state, hidden),
         )
@@ -103,15 +109,20 @@ def make_programs(
     for sampled in buckets.samples:
         arguments = (head.leaves, state, hidden, *_masks(sampled, shape))
         recipes[sampled] = Recipe(
-            sampled.name, partial(jits.sample, sampled), arguments, (state, hidden)
+            sampled.name, partial(functions.sample, sampled), arguments, (state, hidden)
         )
-    recipes["embed"] = Recipe("embed", jits.embed, (head.leaves, hidden), hidden)
+    recipes["embed"] = Recipe("embed", functions.embed, (head.leaves, hidden), hidden)
     extras = (state, _vector(extras_packing(shape).size))
-    recipes["set_extras"] = Recipe("set_extras", jits.set_extras, extras, state)
+    recipes["set_extras"] = Recipe("set_extras", functions.set_extras, extras, state)
     smaller = set(buckets.all) - set(buckets.largest)
     with not_through_xla():
         made = make_all(
-            recipes, num_threads=num_threads, store=store, may_wait=() if at_once else smaller
+            recipes,
+            num_threads=num_threads,
+            num_processes=num_processes,
+            device=mesh.devices.flat[0],
+            store=store,
+            may_wait=() if at_once else smaller,
         )
     forward = {bucket: made.programs[bucket] for bucket in buckets.all if bucket in made.programs}
     sample = {bucket: made.programs[bucket] for bucket in buckets.samples}
@@ -123,6 +134,7 @@ def make_programs(
         num_programs=len(recipes),
         num_cached=made.num_stored + len(made.later),
         seconds=time.monotonic() - start,
+        lower_seconds=made.lower_seconds,
         step_bytes=_step_bytes(forward, sample),
     )
     if store is not None:

@@ -1,39 +1,36 @@
-"""How programs are made: read from an earlier start, or lowered here and compiled in threads."""
+"""How programs are made: read from an earlier start, or lowered and compiled, many at a time."""
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Hashable, Mapping
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain, repeat
 from typing import Any
 
+from runtime.lowering import LoweringProcess
 from runtime.program_store import ProgramStore
+from runtime.recipe import Recipe
+
+FOR_A_PROCESS = 4  # programs: it takes as long to start as to lower two or three
+FIRST = 2  # programs that are lowered meanwhile
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """A program that is wanted.
-
-    Attributes:
-        jit: makes the function to lower.
-        arguments: arrays, or their shapes.
-        result: something with the structure of what it returns.
-    """
-
-    name: str
-    jit: Callable[[], Any]
-    arguments: tuple[Any, ...]
-    result: Any
-
-
-@dataclass(frozen=True)
 class Made[Key: Hashable]:
-    """Programs, and how many of them the store had; recipes of those that are still to be read."""
+    """Programs, and how many of them the store had; recipes of those that are still to be read.
+
+    `lower_seconds`: until the last of the others was lowered.
+    """
 
     programs: dict[Key, Any]
     num_stored: int
+    lower_seconds: float
     later: dict[Key, Recipe]
 
 
@@ -41,14 +38,18 @@ def make_all[Key: Hashable](
     recipes: Mapping[Key, Recipe],
     *,
     num_threads: int,
+    num_processes: int,
+    device: Any,
     store: ProgramStore | None,
     may_wait: Collection[Key] = (),
 ) -> Made[Key]:
     """The programs, from the store or compiled; what it had not is written to it.
 
-    Lowers here, since tracing holds the interpreter, and compiles in threads, which does not.
+    Tracing and lowering hold the interpreter and are done in processes; threads compile.
 
     Args:
+        num_processes: that lower; 0: all is lowered here.
+        device: which they lower for.
         may_wait: those that are left for later if the store has them.
     """
     later = {
@@ -56,20 +57,52 @@ def make_all[Key: Hashable](
         for key, recipe in recipes.items()
         if key in may_wait and store is not None and store.has(recipe.name, recipe.arguments)
     }
-    now = {key: recipe for key, recipe in recipes.items() if key not in later}
-    made: dict[Key, Future[Any]] = {}
-    num_stored = 0
     with ThreadPoolExecutor(num_threads) as pool:
-        stored = {key: pool.submit(_read, recipe, store) for key, recipe in now.items()}
-        for key, recipe in now.items():
-            if stored[key].result() is not None:
-                made[key] = stored[key]
-                num_stored += 1
-            else:
-                lowered = recipe.jit().lower(*recipe.arguments)
-                made[key] = pool.submit(_compile, lowered, recipe, store)
-        programs = {key: future.result() for key, future in made.items()}
-    return Made(programs, num_stored, later)
+        stored = {
+            key: pool.submit(_read, recipe, store)
+            for key, recipe in recipes.items()
+            if key not in later
+        }
+        found = {key: future.result() for key, future in stored.items()}
+        missing = {key: recipes[key] for key, program in found.items() if program is None}
+        begin = time.monotonic()
+        with ExitStack() as opened:
+            count = min(num_processes, len(missing) // FOR_A_PROCESS)
+            processes = [opened.enter_context(LoweringProcess(device)) for _ in range(count)]
+            made = _compile(missing, pool, processes, store)
+        lower_seconds = time.monotonic() - begin
+        # in the order of the recipes
+        programs = {key: found[key] or made[key].result() for key in found}
+    return Made(programs, len(found) - len(missing), lower_seconds, later)
+
+
+def _compile[Key: Hashable](
+    missing: Mapping[Key, Recipe],
+    pool: ThreadPoolExecutor,
+    processes: Sequence[LoweringProcess],
+    store: ProgramStore | None,
+) -> dict[Key, Future[Any]]:
+    """Lowers all, here and in the processes, and has the pool compile them."""
+    waiting = deque(missing.items())
+    made: dict[Key, Future[Any]] = {}
+
+    def work(lower: Callable[[Recipe], Any], takes: Iterable[Callable[[], Any]]) -> None:
+        for take in takes:
+            try:
+                key, recipe = take()
+            except IndexError:
+                return
+            made[key] = pool.submit(_compile_and_keep, lower(recipe), recipe, store)
+
+    with ThreadPoolExecutor(len(processes) + 1) as helpers:
+        others = [
+            helpers.submit(work, process.lower, repeat(waiting.popleft)) for process in processes
+        ]
+        # the first ones while the processes start, then from the end, where they are small
+        work(Recipe.lower, chain(repeat(waiting.popleft, FIRST), repeat(waiting.pop)))
+        for other in others:
+            other.result()
+    return made
 
 
 def read_later[Key: Hashable](
@@ -98,7 +131,7 @@ def _read(recipe: Recipe, store: ProgramStore | None) -> Any:
     return store.load(recipe.name, recipe.arguments, recipe.result)
 
 
-def _compile(lowered: Any, recipe: Recipe, store: ProgramStore | None) -> Any:
+def _compile_and_keep(lowered: Any, recipe: Recipe, store: ProgramStore | None) -> Any:
     program = lowered.compile()
     if store is not None:  # while others are lowered: that is what a start waits for
         store.save(recipe.name, recipe.arguments, program)

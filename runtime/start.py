@@ -23,6 +23,7 @@ from runtime.config import RuntimeConfig
 from runtime.dispatch_thread import DispatchThread
 from runtime.engine import Engine
 from runtime.guide import MakeGuide
+from runtime.lowering import num_processes
 from runtime.memory_plan import check_room, forecast, kv_budget, plan_memory, take_share
 from runtime.messages import EngineInfo
 from runtime.model_runner import ModelRunner
@@ -153,6 +154,7 @@ def start_engine(
         operations=operations,
         # for two GPUs XLA crashed when several threads compiled (docs/performance.md)
         num_threads=(os.cpu_count() or 1) if chosen.num_devices == 1 else 1,
+        num_processes=num_processes(mesh.devices.flat[0], chosen.num_devices),
         store=program_store(
             config.compilation_cache_dir, mesh.devices.flat, model_facts, operations, chosen
         ),

@@ -22,8 +22,8 @@ from runtime.experiments.probe import Instrument, ProbedStep
 from runtime.part import Part
 from runtime.slots import SlotState, slot_specs
 from runtime.step import forward, sample
+from runtime.step_functions import all_reduce_of
 from runtime.step_input import StepShape, forward_packing
-from runtime.step_jits import all_reduce_of
 from runtime.vocabulary_parts import VocabularyParts
 
 EVERYWHERE = PartitionSpec()

@@ -18,7 +18,7 @@ from runtime.model_runner import empty_cache
 from runtime.part import take_apart
 from runtime.slots import empty_slots
 from runtime.step_input import StepShape, forward_packing
-from runtime.step_jits import StepJits
+from runtime.step_functions import StepFunctions
 from tests.hopper import lower_for_h200
 
 file = open_gguf(demo.PATH)
@@ -31,20 +31,20 @@ state = replace(
     peers=Exchange(mesh, width=config.width).peers,
 )
 cache = empty_cache(config, mesh, num_pages=9, dtype=jnp.dtype("bfloat16"))
-jits = StepJits(decoder, head, mesh, shape, Operations(one_shot=True))
+functions = StepFunctions(decoder, head, mesh, shape, Operations(one_shot=True))
 found = {}
 
-def look(name, jit, *arguments):
-    text = lower_for_h200(jit, *arguments).as_text()
+def look(name, function, *arguments):
+    text = lower_for_h200(function.jit(), *arguments).as_text()
     words = ("all_reduce", "all_gather", "partition_id", "mosaic_gpu")
     found[name] = [word for word in words if word in text]
 
 for bucket in (Bucket(4, 0), Bucket(128, 2), Bucket(256, 4)):
     vector = jax.ShapeDtypeStruct((forward_packing(bucket, shape).size,), jnp.int32)
-    look(bucket.name, jits.forward(bucket), decoder.leaves, cache, state, vector)
+    look(bucket.name, functions.forward(bucket), decoder.leaves, cache, state, vector)
 hidden = jax.ShapeDtypeStruct((68, config.width), jnp.bfloat16)
 for mode in (SampleMode.GREEDY, SampleMode.CANDIDATES, SampleMode.UNLIMITED):
-    look(mode.label, jits.sample(SampleBucket(4, mode)), head.leaves, state, hidden)
+    look(mode.label, functions.sample(SampleBucket(4, mode)), head.leaves, state, hidden)
 print(json.dumps(found))
 """
 

@@ -9,8 +9,8 @@ import pytest
 from models.mesh import make_mesh
 from models.operations import Operations
 from runtime.buckets import Bucket
+from runtime.step_functions import StepFunctions, compiler_options
 from runtime.step_input import forward_packing
-from runtime.step_jits import StepJits, compiler_options
 
 
 def test_there_is_a_program_for_every_shape(served):
@@ -36,10 +36,10 @@ def test_every_forward_program_writes_the_pool_in_place(served):
 @pytest.mark.parametrize("num_blocks", [2, 4])
 def test_the_last_feed_forward_is_of_the_rows_that_are_wanted(served, num_blocks):
     runner, bucket = served.runner, Bucket(64 * num_blocks, num_blocks)
-    jits = StepJits(runner.decoder, runner.head, make_mesh(1), served.shape, Operations())
+    functions = StepFunctions(runner.decoder, runner.head, make_mesh(1), served.shape, Operations())
     vector = np.zeros(forward_packing(bucket, served.shape).size, np.int32)
     arguments = (runner.decoder.leaves, runner._cache, runner._state, vector)
-    text = jits.forward(bucket).lower(*arguments).as_text()
+    text = functions.forward(bucket).jit().lower(*arguments).as_text()
     products = re.findall(rf"dot_general.*-> tensor<(\d+)x{2 * served.config.ffn_width}xf32>", text)
     few = [] if num_blocks == 2 else [served.buckets.max_rows]
     assert set(map(int, products)) == {bucket.num_tokens, *few}

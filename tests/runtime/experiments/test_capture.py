@@ -19,8 +19,8 @@ from runtime.errors import RequestError
 from runtime.experiments.interventions import Add, Patch, Replace, Scale
 from runtime.request import SamplingParams
 from runtime.step import forward, leaves_out
+from runtime.step_functions import all_reduce_of
 from runtime.step_input import forward_packing
-from runtime.step_jits import all_reduce_of
 
 # few shapes of steps, for each compiles: two chunks of a prompt, then rows
 PROMPTS = [[5, 9, 900, 3, 17], list(range(20, 170)), [7, 8]]

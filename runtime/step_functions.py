@@ -3,13 +3,13 @@
 import os
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from jaxtyping import Array
 
 from models.kv_cache import KVCache
@@ -30,20 +30,36 @@ NOT_WANTED = "rematerialization"
 DISABLED = "xla_disable_hlo_passes"
 
 
-class StepJits:
-    """The programs before they have a shape."""
+@dataclass(frozen=True)
+class StepFunction:
+    """A program that is not lowered yet: what it does, and which arguments it may write over."""
+
+    name: str
+    run: Callable[..., Any]
+    donated: tuple[int, ...]
+
+    def jit(self) -> Any:
+        """To lower for arguments."""
+        self.run.__name__ = self.name
+        options = compiler_options(os.environ.get("XLA_FLAGS", ""))
+        return jax.jit(self.run, donate_argnums=self.donated, compiler_options=options)
+
+
+class StepFunctions:
+    """The programs before they have a shape. It holds no arrays and can go to another process."""
 
     def __init__(
         self, decoder: Part, head: Part, mesh: Mesh, shape: StepShape, operations: Operations
     ):
-        self._decoder = decoder
-        self._head = head
-        self._mesh = mesh
+        self._width = decoder_width(decoder)
+        self._decoder = replace(decoder, leaves=[])
+        self._head = replace(head, leaves=[])
+        self._mesh = mesh.abstract_mesh
         self._shape = shape
         self._operations = operations
         self._state_specs = slot_specs(with_peers=operations.one_shot)
 
-    def forward(self, bucket: Bucket) -> Any:
+    def forward(self, bucket: Bucket) -> StepFunction:
         packing = forward_packing(bucket, self._shape)
 
         def run(
@@ -61,15 +77,15 @@ class StepJits:
             )
 
         cache = partition(CACHE_AXES)
-        return self._jit(
+        return self._mapped(
             run,
             f"forward_{bucket.name}",
             (self._decoder.specs, cache, self._state_specs, PartitionSpec()),
             (cache, self._state_specs, PartitionSpec()),
-            donate=(1, 2),
+            donated=(1, 2),
         )
 
-    def sample(self, bucket: SampleBucket) -> Any:
+    def sample(self, bucket: SampleBucket) -> StepFunction:
         def run(
             leaves: list[Array], state: SlotState, hidden: Array, *mask: Array
         ) -> tuple[SlotState, Array]:
@@ -85,29 +101,29 @@ class StepJits:
 
         masks = [PartitionSpec()] * (bucket.mode is SampleMode.FULL)
 
-        return self._jit(
+        return self._mapped(
             run,
             bucket.name,
             (self._head.specs, self._state_specs, PartitionSpec(), *masks),
             (self._state_specs, PartitionSpec()),
-            donate=(1,),
+            donated=(1,),
         )
 
-    def embed(self) -> Any:
+    def embed(self) -> StepFunction:
         def run(leaves: list[Array], hidden: Array) -> Array:
             return embed(self._head.rebuild(leaves), hidden)
 
         into = (self._head.specs, PartitionSpec())
-        return self._jit(run, "embed", into, PartitionSpec(), donate=())
+        return self._mapped(run, "embed", into, PartitionSpec(), donated=())
 
-    def set_extras(self) -> Any:
+    def set_extras(self) -> StepFunction:
         packing = extras_packing(self._shape)
 
         def run(state: SlotState, vector: Array) -> SlotState:
             return set_extras(state, packing.unpack(vector))
 
         into = (self._state_specs, PartitionSpec())
-        return self._jit(run, "set_extras", into, self._state_specs, donate=(0,))
+        return self._mapped(run, "set_extras", into, self._state_specs, donated=(0,))
 
     def _reduction(self, bucket: Bucket, peers: Peers | None) -> Reduction:
         all_reduce = all_reduce_of(self._mesh)
@@ -120,17 +136,15 @@ class StepJits:
             return None
         if peers is None:
             return VocabularyParts(self._shape.vocab_size)
-        share = share_by(peers, width=decoder_width(self._decoder))
+        share = share_by(peers, width=self._width)
         return VocabularyParts(self._shape.vocab_size, share, peers.own[0])
 
-    def _jit(
-        self, run: Callable[..., Any], name: str, into: Any, out: Any, *, donate: tuple[int, ...]
-    ) -> Any:
+    def _mapped(
+        self, run: Callable[..., Any], name: str, into: Any, out: Any, *, donated: tuple[int, ...]
+    ) -> StepFunction:
         """One shard_map around the whole program: the same code on any number of devices."""
         mapped = jax.shard_map(run, mesh=self._mesh, in_specs=into, out_specs=out, check_vma=False)
-        mapped.__name__ = name
-        options = compiler_options(os.environ.get("XLA_FLAGS", ""))
-        return jax.jit(mapped, donate_argnums=donate, compiler_options=options)
+        return StepFunction(name, mapped, donated)
 
 
 def compiler_options(xla_flags: str) -> dict[str, str]:
@@ -139,7 +153,7 @@ def compiler_options(xla_flags: str) -> dict[str, str]:
     return {DISABLED: ",".join([NOT_WANTED, *given])}
 
 
-def all_reduce_of(mesh: Mesh) -> AllReduce:
+def all_reduce_of(mesh: Mesh | AbstractMesh) -> AllReduce:
     """The sum over the devices of a mesh; nothing on one."""
     return whole if mesh.shape[TP] == 1 else _sum_over_devices
 

@@ -1,0 +1,92 @@
+"""A program lowered in one process and compiled in another, for a device that the first has not."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import wraps
+from typing import Any
+
+import jax
+from jax import export
+from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
+
+from runtime.recipe import Recipe
+from runtime.step_functions import StepFunction
+
+# What jax.export does not promise to be the same in another version; this one reads it again.
+OURS = [
+    export.DisabledSafetyCheck.custom_call(name) for name in ("mosaic_gpu_v2", "LayoutConstraint")
+]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """For what is lowered, and how JAX was set up where it is wanted.
+
+    Attributes:
+        platform: as jax.export calls it.
+        device: of which a program will have one.
+        options: of jax.config, by name.
+    """
+
+    platform: str
+    device: AbstractDevice
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Order:
+    """A program that is wanted, and the shapes of its arguments."""
+
+    make: Callable[[], StepFunction]
+    arguments: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A program that takes and gives the leaves of its arguments and results.
+
+    Attributes:
+        content: as jax.export writes it.
+        seconds: what jax.monitoring told of it, by event.
+    """
+
+    content: bytes
+    seconds: dict[str, float]
+
+
+def export_program(order: Order, setting: Setting) -> Exported:
+    """The program, lowered."""
+    function = order.make()
+    leaves, tree = jax.tree.flatten(order.arguments)
+
+    def run(*leaves: Any) -> list[Any]:
+        return jax.tree.leaves(function.run(*jax.tree.unflatten(tree, leaves)))
+
+    run.__name__ = function.name
+    seconds: dict[str, float] = {}
+
+    def listen(event: str, duration_secs: float, **facts: Any) -> None:
+        if function.name in str(facts.get("fun_name", "")):  # not the functions that it calls
+            seconds[event] = seconds.get(event, 0.0) + duration_secs
+
+    make = export.export(jax.jit(run), platforms=[setting.platform], disabled_checks=OURS)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        with use_abstract_mesh(AbstractMesh((), (), abstract_device=setting.device)):
+            exported = make(*leaves)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    return Exported(bytes(exported.serialize()), seconds)
+
+
+def lower_exported(exported: bytes, recipe: Recipe) -> Any:
+    """What another process has lowered, as if it had been lowered here."""
+    program = export.deserialize(bytearray(exported))
+    tree = jax.tree.structure(recipe.result)
+    function = recipe.function()
+
+    @wraps(function.run)  # arguments are called by their names in a compiled program
+    def run(*arguments: Any) -> Any:
+        return jax.tree.unflatten(tree, program.call(*jax.tree.leaves(arguments)))
+
+    return replace(function, run=run).jit().lower(*recipe.arguments)
