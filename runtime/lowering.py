@@ -14,11 +14,12 @@ from typing import Any, Self
 import jax
 from jax.sharding import AbstractDevice
 
+from pallas_kernels.hopper import is_hopper
 from runtime.exported import Exported, Order, Setting, lower_exported
 from runtime.program_store import relevant_settings
 from runtime.recipe import Recipe
 
-COMMAND = (sys.executable, "-m", "runtime.lowering_process")
+COMMAND = (sys.executable, "-P", "-m", "runtime.lowering_process")
 CORES = 4  # that a process should have to itself and the threads that compile what it gives
 MAX_PROCESSES = 4  # then compiling is what a start waits for
 
@@ -27,17 +28,21 @@ logger = logging.getLogger(__name__)
 
 def num_processes(device: Any, num_devices: int) -> int:
     """How many processes lower for this device; none where there are no kernels to lower."""
-    if device.platform == "cpu" or num_devices > 1:
+    if not is_hopper(device) or num_devices > 1:
         return 0
-    return min((os.cpu_count() or 1) // CORES, MAX_PROCESSES)
+    return min(len(os.sched_getaffinity(0)) // CORES, MAX_PROCESSES)
 
 
 class LoweringProcess:
     """`with LoweringProcess(device) as process:`; it lowers for this device, and has none."""
 
     def __init__(self, device: Any):
-        # the GPU's memory is taken
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+        # without the GPU, whose memory is taken, and with the modules that are imported here
+        environment = {
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+        }
         self._process = subprocess.Popen(
             COMMAND,
             env=environment,

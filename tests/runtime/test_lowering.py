@@ -2,6 +2,7 @@
 
 import logging
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -136,12 +137,24 @@ def test_what_cannot_be_lowered_is_said(sample):
 
 
 @pytest.mark.parametrize(
-    ("platform", "num_devices", "cores", "count"),
-    [("gpu", 1, 16, 4), ("gpu", 1, 64, 4), ("gpu", 1, 3, 0), ("gpu", 2, 32, 0), ("cpu", 1, 64, 0)],
+    ("capability", "num_devices", "cores", "count"),
+    [("9.0", 1, 16, 4), ("9.0", 1, 64, 4), ("9.0", 1, 3, 0), ("9.0", 2, 32, 0), ("8.0", 1, 64, 0)],
 )
 def test_processes_are_for_kernels_and_spare_cores(
-    monkeypatch, platform, num_devices, cores, count
+    monkeypatch, capability, num_devices, cores, count
 ):
-    monkeypatch.setattr("os.cpu_count", lambda: cores)
-    device = type("Device", (), {"platform": platform})()
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+    device = SimpleNamespace(compute_capability=capability)
     assert num_processes(device, num_devices) == count
+    assert num_processes(jax.devices("cpu")[0], 1) == 0
+
+
+def test_it_imports_what_is_imported_here(sample, tmp_path, monkeypatch, caplog):
+    """Not what lies in the working directory, and without the package being installed."""
+    (tmp_path / "runtime").mkdir()
+    (tmp_path / "runtime" / "__init__.py").write_text("raise ImportError('another runtime')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    with caplog.at_level(logging.WARNING), LoweringProcess(jax.devices()[0]) as process:
+        process.lower(sample)
+    assert "lowered here" not in caplog.text
