@@ -103,8 +103,8 @@ def measure_start(
     programs = load.runner.programs
     first = sum(load.prefill(1).seconds)
     second = sum(load.prefill(1).seconds)
-    # in several processes these are more seconds than pass
-    passed = programs.lower_seconds / max(tracing + lowering, programs.lower_seconds, 1e-9)
+    # in several processes these are more seconds than pass; what they wait for counts as theirs
+    passed = programs.lower_seconds / max(tracing + lowering, 1e-9)
     tracing, lowering = tracing * passed, lowering * passed
     compile_wait = max(0.0, programs.seconds - tracing - lowering)
     stages = {

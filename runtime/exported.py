@@ -35,9 +35,9 @@ class Setting:
 
 @dataclass(frozen=True)
 class Order:
-    """A program that is wanted, and the shapes of its arguments."""
+    """What a `Recipe` is lowered from: its function, and the shapes of its arguments."""
 
-    make: Callable[[], StepFunction]
+    function: Callable[[], StepFunction]
     arguments: tuple[Any, ...]
 
 
@@ -56,7 +56,7 @@ class Exported:
 
 def export_program(order: Order, setting: Setting) -> Exported:
     """The program, lowered."""
-    function = order.make()
+    function = order.function()
     leaves, tree = jax.tree.flatten(order.arguments)
 
     def run(*leaves: Any) -> list[Any]:
@@ -66,7 +66,8 @@ def export_program(order: Order, setting: Setting) -> Exported:
     seconds: dict[str, float] = {}
 
     def listen(event: str, duration_secs: float, **facts: Any) -> None:
-        if function.name in str(facts.get("fun_name", "")):  # not the functions that it calls
+        # not the functions that it calls
+        if facts.get("fun_name") in (function.name, f"jit({function.name})"):
             seconds[event] = seconds.get(event, 0.0) + duration_secs
 
     make = export.export(jax.jit(run), platforms=[setting.platform], disabled_checks=OURS)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import chain, repeat
 from typing import Any
 
-from runtime.lowering import LoweringProcess
+from runtime.lowering import LoweringFailed, LoweringProcess
 from runtime.program_store import ProgramStore
 from runtime.recipe import Recipe
 
@@ -68,12 +68,22 @@ def make_all[Key: Hashable](
         begin = time.monotonic()
         with ExitStack() as opened:
             count = min(num_processes, len(missing) // FOR_A_PROCESS)
-            processes = [opened.enter_context(LoweringProcess(device)) for _ in range(count)]
-            made = _compile(missing, pool, processes, store)
+            made = _compile(missing, pool, _start(device, count, opened), store)
         lower_seconds = time.monotonic() - begin
         # in the order of the recipes
         programs = {key: found[key] or made[key].result() for key in found}
     return Made(programs, len(found) - len(missing), lower_seconds, later)
+
+
+def _start(device: Any, count: int, opened: ExitStack) -> list[LoweringProcess]:
+    """As many processes as the system allows."""
+    processes = []
+    try:
+        for _ in range(count):
+            processes.append(opened.enter_context(LoweringProcess(device)))
+    except OSError as error:
+        logger.warning("fewer processes lower programs: %s", error)
+    return processes
 
 
 def _compile[Key: Hashable](
@@ -92,16 +102,27 @@ def _compile[Key: Hashable](
                 key, recipe = take()
             except IndexError:
                 return
-            made[key] = pool.submit(_compile_and_keep, lower(recipe), recipe, store)
+            try:
+                lowered = lower(recipe)
+            except LoweringFailed as failure:
+                logger.warning("fewer processes lower programs: %s", failure)
+                waiting.append((key, recipe))
+                return
+            except BaseException:
+                waiting.clear()  # the others need not go on
+                raise
+            made[key] = pool.submit(_compile_and_keep, lowered, recipe, store)
 
-    with ThreadPoolExecutor(len(processes) + 1) as helpers:
+    with ThreadPoolExecutor(max(1, len(processes))) as helpers:
         others = [
             helpers.submit(work, process.lower, repeat(waiting.popleft)) for process in processes
         ]
         # the first ones while the processes start, then from the end, where they are small
-        work(Recipe.lower, chain(repeat(waiting.popleft, FIRST), repeat(waiting.pop)))
+        ends = FIRST if processes else len(missing)
+        work(Recipe.lower, chain(repeat(waiting.popleft, ends), repeat(waiting.pop)))
         for other in others:
             other.result()
+    work(Recipe.lower, repeat(waiting.popleft))  # what a process left that failed at the end
     return made
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import AbstractMesh, Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from models.kv_cache import KVCache
@@ -37,12 +37,18 @@ class StepFunction:
     name: str
     run: Callable[..., Any]
     donated: tuple[int, ...]
+    out_shardings: Any
 
     def jit(self) -> Any:
         """To lower for arguments."""
         self.run.__name__ = self.name
-        options = compiler_options(os.environ.get("XLA_FLAGS", ""))
-        return jax.jit(self.run, donate_argnums=self.donated, compiler_options=options)
+        return jax.jit(
+            self.run,
+            donate_argnums=self.donated,
+            # said, and not found out: who is called with another kind than before looks again
+            out_shardings=self.out_shardings,
+            compiler_options=compiler_options(os.environ.get("XLA_FLAGS", "")),
+        )
 
 
 class StepFunctions:
@@ -144,7 +150,8 @@ class StepFunctions:
     ) -> StepFunction:
         """One shard_map around the whole program: the same code on any number of devices."""
         mapped = jax.shard_map(run, mesh=self._mesh, in_specs=into, out_specs=out, check_vma=False)
-        return StepFunction(name, mapped, donated)
+        shardings = jax.tree.map(lambda spec: NamedSharding(self._mesh, spec), out)
+        return StepFunction(name, mapped, donated, shardings)
 
 
 def compiler_options(xla_flags: str) -> dict[str, str]:
