@@ -81,7 +81,9 @@ def load_model(
         ModelFileError: a tensor is missing, misshapen, left over or of an unknown type.
     """
     check_tensors(file, config)
-    reader = TensorReader(file, mesh, dtype, progress, products)
+    # as they are read below
+    order = sorted(expected_shapes(config), key=lambda name: not name.startswith("blk."))
+    reader = TensorReader(file, mesh, dtype, progress, products, order)
     heads = head_copies(config, mesh.shape[TP])
     layers = [_load_layer(reader, config, heads, f"blk.{i}") for i in range(config.num_layers)]
     embedding = reader.matrix(

@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -28,6 +28,11 @@ type Arrange = Callable[[Array], Array]
 # too few to hold a second model.
 WINDOW = 8
 
+# So many of the file's bytes are on their way to the device before their turn. JAX has a thread
+# copy a tensor to memory that the device reads, and a program is not started before its tensors
+# are there: without others ahead one thread would copy at a time.
+AHEAD_BYTES = 512 << 20
+
 
 @dataclass(frozen=True)
 class _Pending:
@@ -38,11 +43,29 @@ class _Pending:
     num_bytes: int
 
 
+@dataclass(frozen=True)
+class _Raw:
+    """A tensor's bytes on every device, and the type to read them as."""
+
+    array: Array
+    type: gguf.GGMLQuantizationType
+
+
 class TensorReader:
-    """Turns named tensors of a file into arrays on the mesh, a few at a time."""
+    """Turns named tensors of a file into arrays on the mesh, a few at a time.
+
+    Args:
+        order: names of tensors as they will be asked for, each once; others may come between.
+    """
 
     def __init__(
-        self, file: GGUFFile, mesh: Mesh, dtype: str, progress: Progress, products: Products
+        self,
+        file: GGUFFile,
+        mesh: Mesh,
+        dtype: str,
+        progress: Progress,
+        products: Products,
+        order: Iterable[str] = (),
     ):
         self._file = file
         self._mesh = mesh
@@ -51,6 +74,8 @@ class TensorReader:
         self._progress = progress
         self._products = products
         self._pending: deque[_Pending] = deque()
+        self._coming = dict.fromkeys(order)
+        self._ahead: dict[str, _Raw] = {}
         self._done = 0
 
     def vector(self, name: str) -> Array:
@@ -135,9 +160,16 @@ class TensorReader:
 
     def _raw(self, names: list[str]) -> tuple[list[Array], tuple[gguf.GGMLQuantizationType, ...]]:
         """The tensors' bytes on every device, and the types to read them as."""
-        everywhere = sharding(self._mesh, (None, None))
-        read = [_device_form(self._file.tensors[name]) for name in names]
-        return [jax.device_put(raw, everywhere) for raw, _ in read], tuple(t for _, t in read)
+        own = [self._ahead.pop(name) if name in self._ahead else self._send(name) for name in names]
+        while self._coming and sum(raw.array.nbytes for raw in self._ahead.values()) < AHEAD_BYTES:
+            following = next(iter(self._coming))
+            self._ahead[following] = self._send(following)
+        return [raw.array for raw in own], tuple(raw.type for raw in own)
+
+    def _send(self, name: str) -> _Raw:
+        self._coming.pop(name, None)
+        data, type_ = _device_form(self._file.tensors[name])
+        return _Raw(jax.device_put(data, sharding(self._mesh, (None, None))), type_)
 
     def _track(self, finite: Array, names: list[str]) -> None:
         num_bytes = sum(self._file.tensors[name].num_bytes for name in names)

@@ -8,12 +8,14 @@ import pytest
 from flax import nnx
 
 from benchmarks.make_gguf import write_gguf
+from models import tensor_reader
 from models.config import ModelConfig, model_config
 from models.dequantize import ON_DEVICE, ON_HOST
 from models.errors import ModelFileError
 from models.gguf_file import GGUFFile, TensorInfo, open_gguf
 from models.load import check_tensors, expected_shapes, load_model
 from models.mesh import make_mesh
+from models.tensor_reader import TensorReader
 from models.weights import Dense, Int8
 
 Type = gguf.GGMLQuantizationType
@@ -198,6 +200,27 @@ def test_progress_rises_to_the_end(tmp_path):
     load_model(toy_file(tmp_path), CONFIG, make_mesh(1), dtype="float32", progress=shares.append)
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("ahead", [0, 5000, 1 << 30])
+def test_every_tensor_is_sent_once_and_few_before_their_turn(tmp_path, monkeypatch, ahead):
+    monkeypatch.setattr(tensor_reader, "AHEAD_BYTES", ahead)
+    file, sent, waiting = toy_file(tmp_path), [], []
+    send, raw = TensorReader._send, TensorReader._raw
+    monkeypatch.setattr(
+        TensorReader, "_send", lambda self, name: sent.append(name) or send(self, name)
+    )
+
+    def watch(self, names):
+        result = raw(self, names)
+        waiting.append([self._file.tensors[name].num_bytes for name in self._ahead])
+        return result
+
+    monkeypatch.setattr(TensorReader, "_raw", watch)
+    load(file)
+    assert sorted(sent) == sorted(file.tensors)
+    assert all(sum(sizes[:-1]) < max(ahead, 1) for sizes in waiting)  # the last one exceeds it
+    assert any(waiting) == (ahead > 0) and waiting[-1] == []
 
 
 def test_every_weight_knows_its_axes(tmp_path):
