@@ -26,13 +26,8 @@ from models.gguf_file import GGUFFile, open_gguf
 from models.load import load_model
 from models.mesh import make_mesh
 from models.tensor_reader import WINDOW
+from profiling.start_times import touch_pages
 from runtime.start import fastest_faithful_dtype
-
-
-def touch(tensors: Iterable[np.ndarray]) -> None:
-    """Reads a byte of each page."""
-    for data in tensors:
-        int(data.reshape(-1).view(np.uint8)[::4096].max())
 
 
 def put_all(
@@ -69,7 +64,7 @@ def ways(
     tensors = [tensor.data for tensor in file.tensors.values()]
     device = jax.devices()[0]
     for name in ("pages", "pages again"):
-        yield name, partial(touch, tensors)
+        yield name, partial(touch_pages, file)
     for count in threads:
         name = "whole" if count == 1 else f"threads {count}"
         yield name, partial(put_all, tensors, jax.device_put, count)

@@ -3,7 +3,6 @@
 import threading
 from collections import defaultdict
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self
 
 import jax
@@ -44,12 +43,7 @@ class StartLog:
         jax.monitoring.register_event_listener(self._on_event)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         jax.monitoring.unregister_event_duration_listener(self._on_duration)
         jax.monitoring.unregister_event_listener(self._on_event)
 

@@ -77,7 +77,7 @@ def measure_start(
     clock = _Clock()
     file = open_gguf(demo_path(model))
     opened = clock.lap()
-    _read(file)
+    touch_pages(file)
     read = clock.lap()
     jax.devices()  # the client is no part of the transfer
     clock.lap()
@@ -148,7 +148,7 @@ class _Clock:
         return seconds
 
 
-def _read(file: GGUFFile) -> None:
+def touch_pages(file: GGUFFile) -> None:
     """Touches every page of the tensors."""
     for tensor in file.tensors.values():
         int(np.frombuffer(tensor.data, np.uint8)[::4096].sum())

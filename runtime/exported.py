@@ -1,6 +1,5 @@
 """A program lowered in one process and compiled in another, for a device that the first has not."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any
@@ -10,7 +9,6 @@ from jax import export
 from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from runtime.recipe import Recipe
-from runtime.step_functions import StepFunction
 
 # What jax.export does not promise to be the same in another version; this one reads it again.
 OURS = [
@@ -23,22 +21,17 @@ class Setting:
     """For what is lowered, and how JAX was set up where it is wanted.
 
     Attributes:
-        platform: as jax.export calls it.
         device: of which a program will have one.
         options: of jax.config, by name.
     """
 
-    platform: str
     device: AbstractDevice
     options: dict[str, Any]
 
-
-@dataclass(frozen=True)
-class Order:
-    """What a `Recipe` is lowered from: its function, and the shapes of its arguments."""
-
-    function: Callable[[], StepFunction]
-    arguments: tuple[Any, ...]
+    @property
+    def platform(self) -> str:
+        """Of the device, as jax.export calls it."""
+        return "cuda" if self.device.platform == "gpu" else self.device.platform
 
 
 @dataclass(frozen=True)
@@ -54,10 +47,14 @@ class Exported:
     seconds: dict[str, float]
 
 
-def export_program(order: Order, setting: Setting) -> Exported:
-    """The program, lowered."""
-    function = order.function()
-    leaves, tree = jax.tree.flatten(order.arguments)
+def export_program(recipe: Recipe, setting: Setting) -> Exported:
+    """The program, lowered.
+
+    Args:
+        recipe: of shapes alone.
+    """
+    function = recipe.function()
+    leaves, tree = jax.tree.flatten(recipe.arguments)
 
     def run(*leaves: Any) -> list[Any]:
         return jax.tree.leaves(function.run(*jax.tree.unflatten(tree, leaves)))

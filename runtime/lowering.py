@@ -10,14 +10,13 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
-from types import TracebackType
 from typing import Any, Self
 
 import jax
-from jax.sharding import AbstractDevice
 
+from models.mesh import make_mesh
 from pallas_kernels.hopper import is_hopper
-from runtime.exported import Exported, Order, Setting, lower_exported
+from runtime.exported import Exported, Setting, lower_exported
 from runtime.program_store import relevant_settings
 from runtime.recipe import Recipe
 
@@ -72,12 +71,7 @@ class LoweringProcess:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
         with suppress(OSError):  # what was not sent is wanted no more
@@ -114,10 +108,9 @@ class _Pickler(pickle.Pickler):
 
 
 def _pickled(recipe: Recipe) -> bytes:
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), recipe.arguments)
     message = io.BytesIO()
     try:
-        _Pickler(message).dump(Order(recipe.function, shapes))
+        _Pickler(message).dump(recipe.of_shapes())
     except (pickle.PicklingError, TypeError, AttributeError) as error:
         raise LoweringFailed(f"{recipe.name} cannot be sent: {error}") from error
     return message.getvalue()
@@ -125,8 +118,4 @@ def _pickled(recipe: Recipe) -> bytes:
 
 def _setting(device: Any) -> Setting:
     options = {name: value for name, value in relevant_settings().items() if name != STAYS}
-    return Setting(
-        "cuda" if device.platform == "gpu" else device.platform,
-        AbstractDevice(device.device_kind, getattr(device, "core_count", None), device.platform),
-        options,
-    )
+    return Setting(make_mesh(1, [device]).abstract_mesh.abstract_device, options)

@@ -1,6 +1,6 @@
 """The process that lowers programs: `runtime.lowering` starts it, its input is a socket.
 
-It receives a `Setting`, then one `Order` after the other, and sends an `Exported` for each, all as
+It receives a `Setting`, then one `Recipe` after the other, and sends an `Exported` for each, all as
 pickles. An error ends it.
 """
 
@@ -9,7 +9,8 @@ import socket
 
 import jax
 
-from runtime.exported import Order, Setting, export_program
+from runtime.exported import Setting, export_program
+from runtime.recipe import Recipe
 
 
 def main() -> None:
@@ -21,10 +22,10 @@ def main() -> None:
                 jax.config.update(name, value)
         while True:
             try:
-                order: Order = pickle.load(owner)
+                recipe: Recipe = pickle.load(owner)
             except EOFError:
                 return
-            pickle.dump(export_program(order, setting), owner)
+            pickle.dump(export_program(recipe, setting), owner)
             owner.flush()
 
 

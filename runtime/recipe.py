@@ -1,8 +1,10 @@
 """A program that is wanted: what it is made from."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import jax
 
 from runtime.step_functions import StepFunction
 
@@ -21,6 +23,13 @@ class Recipe:
     function: Callable[[], StepFunction]
     arguments: tuple[Any, ...]
     result: Any
+
+    def of_shapes(self) -> "Recipe":
+        """The same without arrays."""
+        arguments, result = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (self.arguments, self.result)
+        )
+        return replace(self, arguments=arguments, result=result)
 
     def lower(self) -> Any:
         """The program, traced and lowered: seconds, in which no other Python runs."""

@@ -41,7 +41,6 @@ class StepFunction:
 
     def jit(self) -> Any:
         """To lower for arguments."""
-        self.run.__name__ = self.name
         return jax.jit(
             self.run,
             donate_argnums=self.donated,
@@ -83,9 +82,10 @@ class StepFunctions:
             )
 
         cache = partition(CACHE_AXES)
-        return self._mapped(
+        return over_devices(
             run,
             f"forward_{bucket.name}",
+            self._mesh,
             (self._decoder.specs, cache, self._state_specs, PartitionSpec()),
             (cache, self._state_specs, PartitionSpec()),
             donated=(1, 2),
@@ -107,9 +107,10 @@ class StepFunctions:
 
         masks = [PartitionSpec()] * (bucket.mode is SampleMode.FULL)
 
-        return self._mapped(
+        return over_devices(
             run,
             bucket.name,
+            self._mesh,
             (self._head.specs, self._state_specs, PartitionSpec(), *masks),
             (self._state_specs, PartitionSpec()),
             donated=(1,),
@@ -120,7 +121,7 @@ class StepFunctions:
             return embed(self._head.rebuild(leaves), hidden)
 
         into = (self._head.specs, PartitionSpec())
-        return self._mapped(run, "embed", into, PartitionSpec(), donated=())
+        return over_devices(run, "embed", self._mesh, into, PartitionSpec(), donated=())
 
     def set_extras(self) -> StepFunction:
         packing = extras_packing(self._shape)
@@ -129,7 +130,8 @@ class StepFunctions:
             return set_extras(state, packing.unpack(vector))
 
         into = (self._state_specs, PartitionSpec())
-        return self._mapped(run, "set_extras", into, self._state_specs, donated=(0,))
+        specs = self._state_specs
+        return over_devices(run, "set_extras", self._mesh, into, specs, donated=(0,))
 
     def _reduction(self, bucket: Bucket, peers: Peers | None) -> Reduction:
         all_reduce = all_reduce_of(self._mesh)
@@ -145,13 +147,25 @@ class StepFunctions:
         share = share_by(peers, width=self._width)
         return VocabularyParts(self._shape.vocab_size, share, peers.own[0])
 
-    def _mapped(
-        self, run: Callable[..., Any], name: str, into: Any, out: Any, *, donated: tuple[int, ...]
-    ) -> StepFunction:
-        """One shard_map around the whole program: the same code on any number of devices."""
-        mapped = jax.shard_map(run, mesh=self._mesh, in_specs=into, out_specs=out, check_vma=False)
-        shardings = jax.tree.map(lambda spec: NamedSharding(self._mesh, spec), out)
-        return StepFunction(name, mapped, donated, shardings)
+
+def over_devices(
+    run: Callable[..., Any],
+    name: str,
+    mesh: AbstractMesh,
+    into: Any,
+    out: Any,
+    *,
+    donated: tuple[int, ...],
+) -> StepFunction:
+    """One shard_map around a whole program: the same code on any number of devices.
+
+    Args:
+        into, out: where arguments and results are cut.
+    """
+    mapped = jax.shard_map(run, mesh=mesh, in_specs=into, out_specs=out, check_vma=False)
+    mapped.__name__ = name
+    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), out)
+    return StepFunction(name, mapped, donated, shardings)
 
 
 def compiler_options(xla_flags: str) -> dict[str, str]:

@@ -5,9 +5,10 @@ from typing import Any
 from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 from jax.stages import Lowered, Wrapped
 
+H200 = AbstractDevice(device_kind="NVIDIA H200", num_cores=132, platform="gpu")
+
 
 def lower_for_h200(run: Wrapped, *operands: Any, **options: Any) -> Lowered:
     """What `run` lowers to for these arguments, which may be shapes alone."""
-    device = AbstractDevice(device_kind="NVIDIA H200", num_cores=132, platform="gpu")
-    with use_abstract_mesh(AbstractMesh((), (), abstract_device=device)):
+    with use_abstract_mesh(AbstractMesh((), (), abstract_device=H200)):
         return run.trace(*operands, **options).lower(lowering_platforms=("cuda",))

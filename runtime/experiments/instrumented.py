@@ -22,7 +22,7 @@ from runtime.experiments.probe import Instrument, ProbedStep
 from runtime.part import Part
 from runtime.slots import SlotState, slot_specs
 from runtime.step import forward, sample
-from runtime.step_functions import all_reduce_of
+from runtime.step_functions import all_reduce_of, over_devices
 from runtime.step_input import StepShape, forward_packing
 from runtime.vocabulary_parts import VocabularyParts
 
@@ -163,13 +163,14 @@ class InstrumentedPrograms:
         cache = partition(CACHE_AXES)
         edits = {name: (partition(self._axes[name]),) * 2 for name in instrument.changed}
         captured = {name: partition(self._axes[name]) for name in instrument.captured}
-        return self._jit(
+        return over_devices(
             run,
             f"probed_{bucket.name}",
+            self._mesh.abstract_mesh,
             (self._decoder.specs, self._head.specs, cache, self._state_specs, EVERYWHERE, edits),
             (cache, self._state_specs, EVERYWHERE, EVERYWHERE, captured),
-            donate=(2, 3),
-        )
+            donated=(2, 3),
+        ).jit()
 
     def _sample_jit(self, bucket: SampleBucket) -> Any:
         def run(state: SlotState, scores: Array, *mask: Array) -> tuple[SlotState, Array]:
@@ -184,13 +185,14 @@ class InstrumentedPrograms:
             )
 
         masks = [EVERYWHERE] * (bucket.mode is SampleMode.FULL)
-        return self._jit(
+        return over_devices(
             run,
             f"probed_sample_{bucket.num_rows}",
+            self._mesh.abstract_mesh,
             (self._state_specs, EVERYWHERE, *masks),
             (self._state_specs, EVERYWHERE),
-            donate=(0,),
-        )
+            donated=(0,),
+        ).jit()
 
     def _local_shape(self, name: str) -> tuple[int, ...]:
         # heads are one axis for people; a sharded site holds a part of them, or of the columns
@@ -199,11 +201,6 @@ class InstrumentedPrograms:
             size // (self._mesh.shape[TP] if cut else 1)
             for size, cut in zip(shape, axes[1:], strict=True)
         )
-
-    def _jit(self, run: Any, name: str, into: Any, out: Any, *, donate: tuple[int, ...]) -> Any:
-        mapped = jax.shard_map(run, mesh=self._mesh, in_specs=into, out_specs=out, check_vma=False)
-        mapped.__name__ = name
-        return jax.jit(mapped, donate_argnums=donate)
 
 
 def _changed(factor: Array, shift: Array, value: Array) -> Array:

@@ -10,20 +10,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AbstractDevice
 
 from models.mesh import make_mesh
 from models.operations import Operations
 from pallas_kernels.add_norm import hopper_add_norm
 from runtime import recipes
 from runtime.buckets import Bucket, SampleBucket, SampleMode
-from runtime.exported import Order, Setting, export_program, lower_exported
+from runtime.exported import Setting, export_program, lower_exported
 from runtime.lowering import LoweringFailed, LoweringProcess, num_processes
 from runtime.part import decoder_dtype, decoder_width
 from runtime.recipe import Recipe
 from runtime.recipes import make_all
 from runtime.step_functions import StepFunctions
 from runtime.step_input import forward_packing
+from tests.hopper import H200
 
 ELSEWHERE = "call_exported"  # in the names of what was handed over
 
@@ -140,9 +140,7 @@ def test_a_device_that_is_set_does_not_travel(sample):
 
 def test_the_kernels_are_lowered_for_the_device_without_it(forward):
     recipe = forward(Operations(add_norm=hopper_add_norm))
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), recipe.arguments)
-    setting = Setting("cuda", AbstractDevice("NVIDIA H200", 132, "gpu"), {})
-    exported = export_program(Order(recipe.function, shapes), setting)
+    exported = export_program(recipe.of_shapes(), Setting(H200, {}))
     assert b"mosaic_gpu_v2" in exported.content
     assert exported.seconds
     with pytest.raises(ValueError, match="platform"):  # it is for GPUs alone
