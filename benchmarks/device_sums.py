@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
 from models.mesh import TP, make_mesh
-from models.qwen2 import AddNorm, Reduction
+from models.reduction import AddNorm, Reduction
 from pallas_kernels.add_norm import add_norm, hopper_add_norm
 from pallas_kernels.hopper import is_hopper
 from runtime.exchange import PEER_SPECS, Exchange, Peers, one_shot

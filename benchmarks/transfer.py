@@ -2,9 +2,10 @@
 
 python -m benchmarks.transfer FILE [--threads 1 2 4 8] [--piece 16]
 
-pages: each page is touched, nothing is copied. whole: a tensor after the other, as they are loaded.
-threads: as many tensors at once. pieces: parts of one tensor at once. pinned: the same by way of
-memory that the device can read by itself. loaded: the model, dequantised on the device.
+Each way twice: JAX asks the system for memory that devices read, and who makes it ask for more pays
+for it at the first time. loaded: the model, dequantised on the device; the first time with the
+programs for it. pages: each page is touched, nothing is copied. pieces: parts of tensors, by so
+many threads. pinned: the same by way of memory that the device can read itself. whole: tensors.
 """
 
 import argparse
@@ -44,11 +45,10 @@ def put_all(
             future.result().block_until_ready()
 
 
-def pieces(tensors: Iterable[np.ndarray], num_bytes: int) -> Iterator[np.ndarray]:
+def pieces(tensors: Iterable[np.ndarray], num_bytes: int) -> list[np.ndarray]:
     """The same bytes in parts of about so many."""
-    for data in tensors:
-        flat = data.reshape(-1).view(np.uint8)
-        yield from np.array_split(flat, -(-flat.size // num_bytes))
+    flat = [data.reshape(-1).view(np.uint8) for data in tensors]
+    return [part for data in flat for part in np.array_split(data, -(-data.size // num_bytes))]
 
 
 def by_way_of_pinned(device: Any, part: np.ndarray) -> Array:
@@ -63,25 +63,29 @@ def ways(
     """What is measured, by name."""
     tensors = [tensor.data for tensor in file.tensors.values()]
     device = jax.devices()[0]
-    for name in ("pages", "pages again"):
-        yield name, partial(touch_pages, file)
-    for count in threads:
-        name = "whole" if count == 1 else f"threads {count}"
-        yield name, partial(put_all, tensors, jax.device_put, count)
+    yield "loaded", partial(load, file)
+    yield "pages", partial(touch_pages, file)
     for count in threads:
         yield f"pieces {count}", partial(put_all, pieces(tensors, piece), jax.device_put, count)
     if device.platform != "cpu":
         for count in threads:
             put = partial(by_way_of_pinned, device)
             yield f"pinned {count}", partial(put_all, pieces(tensors, piece), put, count)
-    for name in ("loaded", "loaded again"):
-        yield name, partial(load, file)
+    for count in threads:
+        yield f"whole {count}", partial(put_all, tensors, jax.device_put, count)
 
 
 def load(file: GGUFFile) -> None:
     """The model as it is served."""
     model = load_model(file, model_config(file), make_mesh(1), dtype=fastest_faithful_dtype())
     jax.block_until_ready(jax.tree.leaves((model.decoder, model.head)))
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """That it takes."""
+    begin = time.perf_counter()
+    run()
+    return time.perf_counter() - begin
 
 
 def main() -> None:
@@ -95,11 +99,13 @@ def main() -> None:
     options = parser.parse_args()
     file = open_gguf(options.file)
     print(f"{file.num_bytes / 1e9:.2f} GB to {jax.devices()[0].device_kind}")
+    reserving = seconds(lambda: jax.device_put(0).block_until_ready())
+    print(f"the first array, with which JAX takes the device's memory: {reserving:.2f} s")
     for name, run in ways(file, options.threads, options.piece << 20):
-        begin = time.perf_counter()
-        run()
-        seconds = time.perf_counter() - begin
-        print(f"{name:14} {seconds:7.2f} s {file.num_bytes / seconds / 1e9:7.2f} GB/s", flush=True)
+        taken = [seconds(run), seconds(run)]
+        rates = [file.num_bytes / second / 1e9 for second in taken]
+        times = "".join(f"{a:8.2f} s {b:7.2f} GB/s" for a, b in zip(taken, rates, strict=True))
+        print(f"{name:10}{times}", flush=True)
 
 
 if __name__ == "__main__":

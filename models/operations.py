@@ -10,7 +10,7 @@ from jaxtyping import Array
 from models.config import ModelConfig
 from models.kv_cache import Decode, Enter, PagedAttention, enter
 from models.projection import Projection
-from models.qwen2 import AddNorm
+from models.reduction import AddNorm
 from models.sites import untouched
 from models.weights import PLAIN, Products
 from pallas_kernels.add_norm import add_norm, hopper_add_norm

@@ -1,9 +1,5 @@
 """Qwen2 and Qwen2.5: the forward pass, once, for serving, training and experiments."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -12,56 +8,12 @@ from jaxtyping import Array, Float, Int
 from models.config import ModelConfig
 from models.kv_cache import Attention
 from models.projection import Projection
+from models.reduction import ALONE, AddNorm, Reduction
 from models.rope import rope_tables
 from models.sites import Tap, untouched
 from models.weights import Weight
 from pallas_kernels.add_norm import add, rms_norm
 from pallas_kernels.add_norm import add_norm as plain_add_norm
-
-# all_reduce(terms [terms, T, D]): terms of the sum over the devices that each hold a part
-type AllReduce = Callable[[Array], Array]
-# as `pallas_kernels.add_norm.add_norm`: (x, terms to add, scale, eps) -> (the sum, its norm)
-type AddNorm = Callable[[Array, Array, Array, float], tuple[Array, Array]]
-# (number of the call, x, terms of this device, scale, eps) -> the same, of all devices' terms
-type SumNorm = Callable[[Array, Array, Array, Array, float], tuple[Array, Array]]
-
-
-def whole(x: Array) -> Array:
-    """The all-reduce of a model that is on one device."""
-    return x
-
-
-@dataclass(frozen=True)
-class Reduction:
-    """How the sums that devices hold parts of are made.
-
-    Attributes:
-        sum_norm: the sum together with the addition and norm that read it; None: apart.
-    """
-
-    all_reduce: AllReduce = whole
-    sum_norm: SumNorm | None = None
-
-    def before_norm(self, terms: Array) -> Array:
-        """What is added to the residual stream, before it is."""
-        if self.sum_norm is not None:
-            return terms
-        with jax.named_scope("all_reduce"):
-            return self.all_reduce(terms)
-
-    def norm(self, number: Array, add_norm: AddNorm) -> AddNorm:
-        """What adds it; `number`: of the addition in the model."""
-        return add_norm if self.sum_norm is None else partial(self.sum_norm, number)
-
-    def last(self, number: Array, x: Array, terms: Array, eps: float) -> Array:
-        """The addition that no norm follows."""
-        if self.sum_norm is None:
-            return add(x, terms)
-        with jax.named_scope("all_reduce"):
-            return self.sum_norm(number, x, terms, jnp.ones(x.shape[1]), eps)[0]
-
-
-ALONE = Reduction()
 
 
 def chosen(x: Float[Array, "T ..."], rows: Int[Array, " R"] | None) -> Float[Array, "R ..."]:
@@ -232,8 +184,33 @@ class Decoder(nnx.Module):
             rows: tokens whose hidden states are wanted, which the last layer's feed-forward and all
                 behind attention is computed for; None: all.
         """
+        x = self.embed(token_ids, tap)
+        return self.run(x, positions, attention, cache, reduction, add_norm, tap, rows)
+
+    def embed(self, token_ids: Int[Array, " T"], tap: Tap = untouched) -> Float[Array, "T D"]:
+        """What goes into the first layer."""
         with jax.named_scope("embedding"):
-            x = tap("embed", None, self.embedding[...][token_ids])
+            return tap("embed", None, self.embedding[...][token_ids])
+
+    def run[Cache](
+        self,
+        x: Float[Array, "T D"],
+        positions: Int[Array, " T"],
+        attention: Attention[Cache],
+        cache: Cache,
+        reduction: Reduction = ALONE,
+        add_norm: AddNorm = plain_add_norm,
+        tap: Tap = untouched,
+        rows: Int[Array, " R"] | None = None,
+        layers: range | None = None,
+    ) -> tuple[Float[Array, "R D"], Cache]:
+        """The residual stream behind `layers`, by default all of them, and the cache.
+
+        Args:
+            x: the stream before them.
+            rows: as above, if the model's last layer is among them.
+        """
+        layers = range(len(self.layers)) if layers is None else layers
         terms: Array | None = None
         with jax.named_scope("rope"):
             rope = rope_tables(self.config, positions)
@@ -249,7 +226,8 @@ class Decoder(nnx.Module):
         ) -> tuple[Array, Array, Cache]:
             return block(layer, x, terms, rope, attention, cache, reduction, add_norm, tap, rows)
 
-        for i, block in enumerate(self.layers):
+        for i in layers:
+            block = self.layers[i]
             if tap is untouched:
                 # under its own jit a layer is traced once, not once for each of them
                 last = i + 1 == len(self.layers)
@@ -260,11 +238,8 @@ class Decoder(nnx.Module):
                 x, new, cache = block(i, x, None, rope, attention, cache, reduction, between, tap)
                 x = tap("resid_post", i, add(x, new))
         if terms is None:
-            x = chosen(x, rows)
-        else:
-            number = jnp.int32(2 * len(self.layers))
-            x = reduction.last(number, x, terms, self.config.rms_eps)
-        return x, cache
+            return chosen(x, rows), cache
+        return reduction.last(jnp.int32(2 * layers.stop), x, terms, self.config.rms_eps), cache
 
 
 class Head(nnx.Module):

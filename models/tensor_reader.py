@@ -28,10 +28,12 @@ type Arrange = Callable[[Array], Array]
 # too few to hold a second model.
 WINDOW = 8
 
-# So many of the file's bytes are on their way to the device before their turn. JAX has a thread
-# copy a tensor to memory that the device reads, and a program is not started before its tensors
-# are there: without others ahead one thread would copy at a time.
-AHEAD_BYTES = 512 << 20
+# So many of the file's bytes are on their way to the device at once, in pieces of such a size. JAX
+# has a thread copy each to memory that the device reads, and a program is not started before its
+# tensors are there: without others ahead one thread would copy at a time. More would not be faster:
+# that memory is made by the system at 2 GB/s, and never given back.
+AHEAD_BYTES = 128 << 20
+PIECE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,14 @@ class _Pending:
 
 @dataclass(frozen=True)
 class _Raw:
-    """A tensor's bytes on every device, and the type to read them as."""
+    """A tensor's bytes on every device, in pieces, and the type to read them as."""
 
-    array: Array
+    pieces: list[Array]
     type: gguf.GGMLQuantizationType
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(piece.nbytes for piece in self.pieces)
 
 
 class TensorReader:
@@ -76,6 +82,7 @@ class TensorReader:
         self._pending: deque[_Pending] = deque()
         self._coming = dict.fromkeys(order)
         self._ahead: dict[str, _Raw] = {}
+        self._on_their_way: deque[Array] = deque()
         self._done = 0
 
     def vector(self, name: str) -> Array:
@@ -158,18 +165,28 @@ class TensorReader:
         self._track(finite, names)
         return array
 
-    def _raw(self, names: list[str]) -> tuple[list[Array], tuple[gguf.GGMLQuantizationType, ...]]:
+    def _raw(
+        self, names: list[str]
+    ) -> tuple[list[list[Array]], tuple[gguf.GGMLQuantizationType, ...]]:
         """The tensors' bytes on every device, and the types to read them as."""
         own = [self._ahead.pop(name) if name in self._ahead else self._send(name) for name in names]
-        while self._coming and sum(raw.array.nbytes for raw in self._ahead.values()) < AHEAD_BYTES:
+        while self._coming and sum(raw.num_bytes for raw in self._ahead.values()) < AHEAD_BYTES:
             following = next(iter(self._coming))
             self._ahead[following] = self._send(following)
-        return [raw.array for raw in own], tuple(raw.type for raw in own)
+        return [raw.pieces for raw in own], tuple(raw.type for raw in own)
 
     def _send(self, name: str) -> _Raw:
         self._coming.pop(name, None)
         data, type_ = _device_form(self._file.tensors[name])
-        return _Raw(jax.device_put(data, sharding(self._mesh, (None, None))), type_)
+        return _Raw([self._put(piece) for piece in _pieces(data)], type_)
+
+    def _put(self, piece: np.ndarray) -> Array:
+        """Starts a piece on its way, as soon as few others are."""
+        on_their_way = self._on_their_way
+        while on_their_way and sum(x.nbytes for x in on_their_way) + piece.nbytes > AHEAD_BYTES:
+            on_their_way.popleft().block_until_ready()
+        on_their_way.append(jax.device_put(piece, sharding(self._mesh, (None, None))))
+        return on_their_way[-1]
 
     def _track(self, finite: Array, names: list[str]) -> None:
         num_bytes = sum(self._file.tensors[name].num_bytes for name in names)
@@ -197,8 +214,20 @@ def _device_form(tensor: TensorInfo) -> tuple[np.ndarray, gguf.GGMLQuantizationT
     return dense.view(np.uint8), gguf.GGMLQuantizationType.F32
 
 
+def _pieces(data: np.ndarray) -> list[np.ndarray]:
+    """Its rows, in parts of about `PIECE_BYTES`."""
+    return np.array_split(data, min(len(data), -(-data.nbytes // PIECE_BYTES)))
+
+
+def _whole(pieces: list[Array]) -> Array:
+    """The rows together; apart from what reads them, else XLA takes seconds to compile that."""
+    if len(pieces) == 1:
+        return pieces[0]
+    return jax.lax.optimization_barrier(jnp.concatenate(pieces))
+
+
 def _join(
-    raw: list[Array],
+    raw: list[list[Array]],
     types: tuple[gguf.GGMLQuantizationType, ...],
     shape: tuple[int, ...],
     join_axis: int,
@@ -207,8 +236,8 @@ def _join(
     """The tensors as float32, side by side along `join_axis` of `shape`, padded with zeros."""
     leading = shape[:join_axis]
     parts = [
-        dequantize(bytes_, type_).reshape(*leading, -1, *shape[join_axis + 1 :])
-        for bytes_, type_ in zip(raw, types, strict=True)
+        dequantize(_whole(pieces), type_).reshape(*leading, -1, *shape[join_axis + 1 :])
+        for pieces, type_ in zip(raw, types, strict=True)
     ]
     joined = jnp.concatenate(parts, axis=join_axis)
     missing = shape[join_axis] - joined.shape[join_axis]
@@ -218,7 +247,7 @@ def _join(
 
 @partial(jax.jit, static_argnames=("types", "shape", "join_axis", "arrange", "dtype", "placement"))
 def _assemble(
-    raw: list[Array],
+    raw: list[list[Array]],
     *,
     types: tuple[gguf.GGMLQuantizationType, ...],
     shape: tuple[int, ...],
@@ -236,7 +265,7 @@ def _assemble(
     jax.jit, static_argnames=("types", "shape", "num_out", "join_axis", "arrange", "placement")
 )
 def _assemble_int8(
-    raw: list[Array],
+    raw: list[list[Array]],
     *,
     types: tuple[gguf.GGMLQuantizationType, ...],
     shape: tuple[int, ...],

@@ -8,8 +8,8 @@ import numpy as np
 
 from models.config import ModelConfig
 from profiling.scopes import SCOPES
+from runtime.forward import leaves_out
 from runtime.part import Part
-from runtime.step import leaves_out
 from runtime.step_input import StepInput, StepShape, forward_packing
 
 # a part of a weight's path in the model -> the scope that reads it

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -131,6 +132,9 @@ class Workload:
         made: list[Any] = [
             *self.runner.programs.forward.values(),
             *self.runner.programs.sample.values(),
+            *chain.from_iterable(
+                (two.begin, two.go_on) for two in self.runner.programs.in_two.values()
+            ),
         ]
         return {program.runtime_executable().hlo_modules()[0].name: program for program in made}
 

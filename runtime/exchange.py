@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from models.mesh import TP
-from models.qwen2 import AllReduce, Reduction
+from models.reduction import AllReduce, Reduction
 from pallas_kernels import one_shot_gather, one_shot_norm
 
 MAX_ROWS = 128  # more of them are better summed in pieces, as XLA does

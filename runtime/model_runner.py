@@ -1,6 +1,6 @@
 """Runs step inputs on the device and reads what they chose."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from models.kv_cache import KVCache, cache_shape
 from models.mesh import CACHE_AXES, sharding
 from models.operations import Operations
 from models.qwen2 import Qwen2
-from runtime.buckets import Buckets, SampleBucket, SampleMode
+from runtime.buckets import Bucket, Buckets, SampleBucket, SampleMode
 from runtime.exchange import Exchange
 from runtime.experiments.instrumented import Hidden, InstrumentedPrograms, Seen
 from runtime.experiments.probe import ProbedStep
@@ -29,6 +29,8 @@ from runtime.request import MAX_LOGPROBS
 from runtime.slots import SlotState, empty_slots
 from runtime.step_input import StepInput, StepShape
 from runtime.step_plan import SampledToken, StepPlan
+
+NOT_IN_TWO: Mapping[Bucket, int] = {}
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class ModelRunner:
         num_processes: int = 0,
         store: ProgramStore | None = None,
         at_once: bool = True,
+        first_layers: Mapping[Bucket, int] = NOT_IN_TWO,
     ):
         self.decoder, self.head = take_apart(model.decoder), take_apart(model.head)
         self.instrumented = InstrumentedPrograms(
@@ -108,7 +111,9 @@ class ModelRunner:
             num_processes=num_processes,
             store=store,
             at_once=at_once,
+            first_layers=first_layers,
         )
+        self._last_forward: Array | None = None  # what it gave
 
     def forward(self, step: StepInput) -> Hidden:
         """Starts a step behind those that run; the hidden states that it will give, [R, D]."""
@@ -121,9 +126,14 @@ class ModelRunner:
                 step.bucket, step.probed, self._cache, self._state, step.forward
             )
             return seen.processed(step.probed, self._state.last_token)
-        self._cache, self._state, hidden = self.programs.forward[step.bucket](
-            self.decoder.leaves, self._cache, self._state, step.forward
-        )
+        in_two = self.programs.in_two.get(step.bucket)
+        if in_two is not None and self._is_idle():
+            self._cache, self._state, hidden = in_two(self._cache, self._state, step.forward)
+        else:
+            self._cache, self._state, hidden = self.programs.forward[step.bucket](
+                self.decoder.leaves, self._cache, self._state, step.forward
+            )
+        self._last_forward = hidden
         return hidden
 
     def sample(
@@ -171,6 +181,11 @@ class ModelRunner:
         if step.states is None:
             return StepResult(tokens, ())
         return StepResult(tokens, list(np.asarray(step.states)[len(plan.samples) + num_scored :]))
+
+    def _is_idle(self) -> bool:
+        """Whether the device has done all that it was given, but for a choice perhaps."""
+        last = self._last_forward
+        return last is None or last.is_ready()  # type: ignore[attr-defined]  # arrays have it
 
     def wait(self) -> None:
         """Until all that was started has ended."""

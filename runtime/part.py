@@ -1,5 +1,6 @@
 """A module of the model as a list of arrays, which programs take as arguments."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,25 @@ def take_apart(module: nnx.Module) -> Part:
     variables = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, nnx.Variable))
     specs = [partition(variable.get_metadata("axes")) for variable in variables]
     return Part(graph, treedef, leaves, specs)
+
+
+def split_decoder(decoder: Part, num_layers: int) -> tuple[Part, Part]:
+    """The embedding and the first layers, and the others: decoders that have no more."""
+    tree = jax.tree.unflatten(decoder.treedef, range(decoder.treedef.num_leaves))
+    others = {
+        place
+        for layer, own in tree["layers"].items()
+        if layer >= num_layers
+        for place in jax.tree.leaves(own)
+    }
+
+    def part(wanted: Callable[[int], bool]) -> Part:
+        kept = jax.tree.map(lambda place: place if wanted(place) else None, tree)
+        leaves = [leaf for place, leaf in enumerate(decoder.leaves) if wanted(place)]
+        specs = [spec for place, spec in enumerate(decoder.specs) if wanted(place)]
+        return Part(decoder.graph, jax.tree.structure(kept), leaves, specs)
+
+    return part(lambda place: place not in others), part(lambda place: place in others)
 
 
 def decoder_width(decoder: Part) -> int:

@@ -1,7 +1,7 @@
 """Every program of the step: read from the store or compiled, before the first request."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from models.kv_cache import KVCache
 from models.operations import Operations
 from runtime.buckets import Bucket, Buckets, SampleBucket, SampleMode
 from runtime.compilation_cache import not_through_xla
+from runtime.forwards_in_two import ForwardsInTwo, Half
 from runtime.part import Part, decoder_dtype, decoder_width
 from runtime.program_store import ProgramStore
 from runtime.recipe import Recipe
@@ -36,6 +37,7 @@ class Programs:
 
     Attributes:
         forward: more of them may come while the engine runs; the largest of each kind are there.
+        in_two: some of them once more, as two, for a device that has nothing else to do.
         num_programs: how many there are, or will be.
         num_cached: how many of them are from an earlier start.
         seconds: that it took.
@@ -44,6 +46,7 @@ class Programs:
     """
 
     forward: dict[Bucket, Forward]
+    in_two: ForwardsInTwo
     sample: dict[SampleBucket, Sample]
     embed: Embed
     set_extras: SetExtras
@@ -54,11 +57,15 @@ class Programs:
     step_bytes: int
 
 
-def _step_bytes(*kinds: dict[Any, Any]) -> int:
+def _step_bytes(
+    forward: dict[Bucket, Forward], in_two: ForwardsInTwo, sample: dict[SampleBucket, Sample]
+) -> int:
     """As the compiler says: the largest program of each kind together, since one may start before
     the other has given its memory back.
     """
-    return sum(max(map(_own_bytes, programs.values())) for programs in kinds)
+    forwards = [_own_bytes(program) for program in forward.values()]
+    forwards += [_own_bytes(two.begin) + _own_bytes(two.go_on) for two in in_two.values()]
+    return max(forwards) + max(map(_own_bytes, sample.values()))
 
 
 def _own_bytes(program: Any) -> int:
@@ -81,6 +88,7 @@ def make_programs(
     num_processes: int = 0,
     store: ProgramStore | None = None,
     at_once: bool = True,
+    first_layers: Mapping[Bucket, int],
 ) -> Programs:
     """All programs of a step, from the store or compiled.
 
@@ -88,6 +96,7 @@ def make_programs(
         num_threads: that compile.
         num_processes: that lower, besides this one.
         at_once: wait also for those of the store that the first steps can do without.
+        first_layers: of the forwards that are wanted as two programs too, how many the first has.
     """
     start = time.monotonic()
     functions = StepFunctions(decoder, head, mesh, shape, operations)
@@ -96,16 +105,23 @@ def make_programs(
         decoder_dtype(decoder),
         sharding=NamedSharding(mesh, PartitionSpec()),
     )
+    in_two = ForwardsInTwo(decoder, first_layers)
+
+    def vector(bucket: Bucket) -> jax.ShapeDtypeStruct:
+        return _vector(forward_packing(bucket, shape).size)
+
     recipes: dict[Any, Recipe] = {
         bucket: Recipe(
             f"forward_{bucket.name}",
             partial(functions.forward, bucket),
-            (decoder.leaves, cache, state, _vector(forward_packing(bucket, shape).size)),
+            (decoder.leaves, cache, state, vector(bucket)),
             (cache, state, hidden),
         )
         # the largest takes longest
         for bucket in reversed(buckets.all)
     }
+    halves = in_two.recipes(functions, cache, state, hidden, vector)
+    recipes |= halves
     for sampled in buckets.samples:
         arguments = (head.leaves, state, hidden, *_masks(sampled, shape))
         recipes[sampled] = Recipe(
@@ -114,7 +130,7 @@ def make_programs(
     recipes["embed"] = Recipe("embed", functions.embed, (head.leaves, hidden), hidden)
     extras = (state, _vector(extras_packing(shape).size))
     recipes["set_extras"] = Recipe("set_extras", functions.set_extras, extras, state)
-    smaller = set(buckets.all) - set(buckets.largest)
+    smaller = {*buckets.all, *halves}.difference(buckets.largest)
     with not_through_xla():
         made = make_all(
             recipes,
@@ -124,10 +140,22 @@ def make_programs(
             store=store,
             may_wait=() if at_once else smaller,
         )
-    forward = {bucket: made.programs[bucket] for bucket in buckets.all if bucket in made.programs}
+    forward: dict[Bucket, Forward] = {}
+
+    def keep(key: Bucket | Half, program: Any) -> None:
+        if isinstance(key, Half):
+            in_two.keep(key, program)
+        else:
+            forward[key] = program
+
+    steps: list[Bucket | Half] = [*buckets.all, *halves]
+    for key in steps:
+        if key in made.programs:
+            keep(key, made.programs[key])
     sample = {bucket: made.programs[bucket] for bucket in buckets.samples}
     programs = Programs(
         forward=forward,
+        in_two=in_two,
         sample=sample,
         embed=made.programs["embed"],
         set_extras=made.programs["set_extras"],
@@ -135,11 +163,11 @@ def make_programs(
         num_cached=made.num_stored + len(made.later),
         seconds=time.monotonic() - start,
         lower_seconds=made.lower_seconds,
-        step_bytes=_step_bytes(forward, sample),
+        step_bytes=_step_bytes(forward, in_two, sample),
     )
     if store is not None:
         store.prune()
-        read_later(made, store, programs.forward)
+        read_later(made, store, keep)
     return programs
 
 

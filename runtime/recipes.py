@@ -127,9 +127,9 @@ def _compile[Key: Hashable](
 
 
 def read_later[Key: Hashable](
-    made: Made[Key], store: ProgramStore, programs: dict[Key, Any]
+    made: Made[Key], store: ProgramStore, keep: Callable[[Key, Any], None]
 ) -> None:
-    """Has a thread read what was left for later into `programs`, one after the other."""
+    """Has a thread read what was left for later, one after the other, and give it to `keep`."""
     if not made.later:
         return
 
@@ -139,9 +139,9 @@ def read_later[Key: Hashable](
                 return  # the process ends, which waits for this thread
             program = _read(recipe, store)
             if program is None:
-                logger.warning("%s is missing: its steps are padded to others' shapes", recipe.name)
+                logger.warning("%s is missing: its steps are those of others", recipe.name)
             else:
-                programs[key] = program
+                keep(key, program)
 
     threading.Thread(target=read, name="read-programs").start()
 

@@ -22,6 +22,7 @@ from runtime.compilation_cache import program_store, use_compilation_cache
 from runtime.config import RuntimeConfig
 from runtime.dispatch_thread import DispatchThread
 from runtime.engine import Engine
+from runtime.first_layers import first_layers
 from runtime.guide import MakeGuide
 from runtime.lowering import num_processes
 from runtime.memory_plan import check_room, forecast, kv_budget, plan_memory, take_share
@@ -159,6 +160,9 @@ def start_engine(
             config.compilation_cache_dir, mesh.devices.flat, model_facts, operations, chosen
         ),
         at_once=at_once,
+        first_layers=first_layers(
+            model_facts, chosen.buckets, mesh.devices.flat[0], chosen.num_devices
+        ),
     )
     programs = runner.programs
     check_room(mesh.devices.flat[0], programs.step_bytes)
@@ -220,7 +224,7 @@ def fastest_faithful_dtype() -> str:
 
 
 def _start_back_end() -> None:
-    """Has JAX look for its devices.
+    """Has JAX look for its devices, and take their memory: on a GPU the first array does.
 
     Raises:
         ValueError: it has none.
@@ -231,6 +235,7 @@ def _start_back_end() -> None:
         asked = os.environ.get("JAX_PLATFORMS", "")
         reason = str(error) or f"JAX_PLATFORMS={asked} has no device"
         raise ValueError(f"JAX has nothing to compute on: {reason}") from error
+    jax.block_until_ready([jax.device_put(0, device) for device in jax.local_devices()])
 
 
 def _choose(config: RuntimeConfig, model: ModelConfig) -> _Choices:

@@ -1,25 +1,13 @@
-"""The programs of a step, as pure functions of arrays: forward, sample, embed, set_extras."""
+"""The programs of a step behind forward, as pure functions of arrays: sample, embed, set_extras."""
 
 from collections.abc import Callable
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array
 
-from models.kv_cache import (
-    Attention,
-    Decode,
-    Enter,
-    KVCache,
-    ModelInput,
-    PagedAttention,
-    make_paged_attention,
-)
-from models.operations import Operations
-from models.qwen2 import Decoder, Head, Reduction, chosen
-from models.sites import Tap, untouched
+from models.qwen2 import Head
 from runtime.buckets import SampleMode
 from runtime.packing import from_bits, to_bits
 from runtime.request import MAX_LOGPROBS
@@ -30,80 +18,7 @@ from runtime.vocabulary_parts import VocabularyParts
 
 # where the best scores are enough: how many of them
 CANDIDATES_OF = {SampleMode.GREEDY: 1, SampleMode.CANDIDATES: NUM_CANDIDATES}
-# Tokens for each row that is wanted, from which on the last layer computes these alone: another
-# layer to compile for a part of one that is saved.
-FEWER_ROWS = 2.5
 RESULT_COLUMNS = 3 + 2 * MAX_LOGPROBS  # token, finite, logprob, best ids, their logprobs
-
-
-def forward(
-    decoder: Decoder,
-    cache: KVCache,
-    state: SlotState,
-    inputs: dict[str, Array],
-    *,
-    operations: Operations,
-    reduction: Reduction,
-    tap: Tap = untouched,
-    make_attention: Callable[
-        [ModelInput, PagedAttention, Enter, Decode | None], Attention[KVCache]
-    ] = make_paged_attention,
-) -> tuple[KVCache, SlotState, Array]:
-    """Runs a step's tokens through the layers.
-
-    Args:
-        inputs: `runtime.step_input.forward_packing`.
-        tap, make_attention: what experiments put in their place (runtime/experiments).
-
-    Returns:
-        the cache and the state with the step in them, and the hidden states [R, D] of the tokens
-        after which one is to be sampled or that are reported on.
-    """
-    state = _admit(state, inputs["admitted"])
-    slot, index, page = inputs["pages"].T
-    state = replace(state, page_table=state.page_table.at[slot, index].set(page, mode="drop"))
-    given, slots = inputs["token_ids"], inputs["slots"]
-    last_token = state.last_token.at[slots].get(mode="clip")
-    step = ModelInput(
-        token_ids=jnp.where(given >= 0, given, last_token),
-        positions=inputs["positions"],
-        slots=slots,
-        blocks=inputs["blocks"],
-        page_table=state.page_table,
-    )
-    rows = inputs["hidden_rows"]
-    are_few = leaves_out(len(given), len(rows))
-    hidden, cache = decoder(
-        step.token_ids,
-        jnp.maximum(step.positions, 0),
-        make_attention(step, operations.attend, operations.enter, operations.decode),
-        cache,
-        reduction,
-        operations.add_norm,
-        tap,
-        rows if are_few else None,
-    )
-    state = replace(state, samples=inputs["samples"])
-    return cache, state, hidden if are_few else chosen(hidden, rows)
-
-
-def leaves_out(num_tokens: int, num_rows: int) -> bool:
-    """Whether the end of the last layer is computed for the rows alone that can be wanted."""
-    return num_rows * FEWER_ROWS <= num_tokens
-
-
-def _admit(state: SlotState, admitted: Array) -> SlotState:
-    """Sampling parameters of new requests; those of slot S are dropped."""
-    slot = admitted[:, 0]
-    return replace(
-        state,
-        seeds=state.seeds.at[slot].set(
-            lax.bitcast_convert_type(admitted[:, 1:4], jnp.uint32), mode="drop"
-        ),
-        top_k=state.top_k.at[slot].set(admitted[:, 4], mode="drop"),
-        sampling=state.sampling.at[slot].set(from_bits(admitted[:, 5:8]), mode="drop"),
-        has_extras=state.has_extras.at[slot].set(admitted[:, 8] != 0, mode="drop"),
-    )
 
 
 def sample(

@@ -15,12 +15,13 @@ from jaxtyping import Array
 from models.kv_cache import KVCache
 from models.mesh import CACHE_AXES, TP, partition
 from models.operations import Operations
-from models.qwen2 import AllReduce, Reduction, whole
+from models.reduction import AllReduce, Reduction, whole
 from runtime.buckets import Bucket, SampleBucket, SampleMode
 from runtime.exchange import MAX_ROWS, Peers, one_shot, share_by
-from runtime.part import Part, decoder_width
+from runtime.forward import begin, forward, go_on
+from runtime.part import Part, decoder_width, split_decoder
 from runtime.slots import SlotState, slot_specs
-from runtime.step import embed, forward, sample, set_extras
+from runtime.step import embed, sample, set_extras
 from runtime.step_input import StepShape, extras_packing, forward_packing
 from runtime.vocabulary_parts import VocabularyParts
 
@@ -89,6 +90,66 @@ class StepFunctions:
             (self._decoder.specs, cache, self._state_specs, PartitionSpec()),
             (cache, self._state_specs, PartitionSpec()),
             donated=(1, 2),
+        )
+
+    def begin(self, bucket: Bucket, num_layers: int) -> StepFunction:
+        """Of `forward` the first layers, for their weights alone; the input is handed on."""
+        packing = forward_packing(bucket, self._shape)
+        part, _ = split_decoder(self._decoder, num_layers)
+
+        def run(
+            leaves: list[Array], cache: KVCache, state: SlotState, vector: Array
+        ) -> tuple[KVCache, SlotState, Array, Array]:
+            if state.peers is not None:
+                state = replace(state, peers=state.peers.next())
+            cache, state, stream = begin(
+                part.rebuild(leaves),
+                cache,
+                state,
+                packing.unpack(vector),
+                num_layers=num_layers,
+                operations=self._operations,
+                reduction=self._reduction(bucket, state.peers),
+            )
+            return cache, state, stream, vector
+
+        cache = partition(CACHE_AXES)
+        return over_devices(
+            run,
+            f"begin_{bucket.name}",
+            self._mesh,
+            (part.specs, cache, self._state_specs, PartitionSpec()),
+            (cache, self._state_specs, PartitionSpec(), PartitionSpec()),
+            donated=(1, 2),
+        )
+
+    def go_on(self, bucket: Bucket, num_layers: int) -> StepFunction:
+        """The other layers."""
+        packing = forward_packing(bucket, self._shape)
+        _, part = split_decoder(self._decoder, num_layers)
+
+        def run(
+            leaves: list[Array], cache: KVCache, state: SlotState, stream: Array, vector: Array
+        ) -> tuple[KVCache, Array]:
+            return go_on(
+                part.rebuild(leaves),
+                cache,
+                state,
+                packing.unpack(vector),
+                stream,
+                num_layers=num_layers,
+                operations=self._operations,
+                reduction=self._reduction(bucket, state.peers),
+            )
+
+        cache = partition(CACHE_AXES)
+        return over_devices(
+            run,
+            f"go_on_{bucket.name}",
+            self._mesh,
+            (part.specs, cache, self._state_specs, PartitionSpec(), PartitionSpec()),
+            (cache, PartitionSpec()),
+            donated=(1,),
         )
 
     def sample(self, bucket: SampleBucket) -> StepFunction:

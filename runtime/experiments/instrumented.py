@@ -15,13 +15,14 @@ from models.kv_cache import KVCache, make_paged_attention
 from models.mesh import CACHE_AXES, TP, partition
 from models.operations import Operations
 from models.pattern_attention import make_pattern_attention
-from models.qwen2 import Reduction
+from models.reduction import Reduction
 from models.sites import HEAD_SITES, PATTERN, Recorder, full_name, site_axes, site_shapes
 from runtime.buckets import Bucket, SampleBucket, SampleMode
 from runtime.experiments.probe import Instrument, ProbedStep
+from runtime.forward import forward
 from runtime.part import Part
 from runtime.slots import SlotState, slot_specs
-from runtime.step import forward, sample
+from runtime.step import sample
 from runtime.step_functions import all_reduce_of, over_devices
 from runtime.step_input import StepShape, forward_packing
 from runtime.vocabulary_parts import VocabularyParts

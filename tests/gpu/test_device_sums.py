@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from models.mesh import TP, make_mesh
-from models.qwen2 import whole
+from models.reduction import whole
 from pallas_kernels.add_norm import add_norm
 from pallas_kernels.one_shot_gather import MAX_WORDS
 from runtime.exchange import MAX_ROWS, PEER_SPECS, Exchange, one_shot, share_by

@@ -10,6 +10,7 @@ import pytest
 from benchmarks.accuracy import Scorer
 from benchmarks.make_gguf import write_gguf
 from models import demo
+from runtime.buckets import Bucket, Buckets
 from runtime.llm import LLM
 from runtime.request import SamplingParams
 
@@ -51,6 +52,25 @@ def test_the_embedded_model_answers_as_a_plain_forward_in_float32() -> None:
         rows = scorer.log_probs(prompt + answer)[len(prompt) - 1 : -1]
         behind = rows.max(axis=1) - rows[np.arange(len(answer)), answer]
         assert behind.max() <= 0.05  # a near-tie
+
+
+def test_prompts_that_begin_with_a_program_of_few_layers(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def all_prompts(config: object, buckets: Buckets, *_: object) -> dict[Bucket, int]:
+        return {bucket: 1 for bucket in buckets.all if bucket.num_blocks}
+
+    monkeypatch.setattr("runtime.start.first_layers", all_prompts)
+    prompts = [np.random.default_rng(n).integers(0, 500, n).tolist() for n in (5, 64, 200, 250)]
+    params = SamplingParams(temperature=0, max_tokens=8)
+    with LLM(str(tiny), dtype="float32", **SMALL) as llm:
+        assert len(llm.engine.runner.programs.in_two.values()) == len(llm.engine.buckets.blocks)
+        answers = [llm.generate([prompt], params)[0].outputs[0].token_ids for prompt in prompts]
+    scorer = Scorer(tiny, "float32")
+    for prompt, answer in zip(prompts, answers, strict=True):
+        rows = scorer.log_probs(prompt + answer)[len(prompt) - 1 : -1]
+        behind = rows.max(axis=1) - rows[np.arange(len(answer)), answer]
+        assert behind.max() <= NEAR_TIE
 
 
 def test_every_program_writes_the_cache_in_place(tiny: Path) -> None:

@@ -223,6 +223,27 @@ def test_every_tensor_is_sent_once_and_few_before_their_turn(tmp_path, monkeypat
     assert any(waiting) == (ahead > 0) and waiting[-1] == []
 
 
+def test_a_tensor_in_pieces_is_the_same_and_few_are_on_their_way(tmp_path, monkeypatch):
+    file = toy_file(tmp_path)
+    wanted = jax.tree.leaves(nnx.split(load(file))[1])
+    monkeypatch.setattr(tensor_reader, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(tensor_reader, "AHEAD_BYTES", 3000)
+    put, sizes, most = TensorReader._put, [], []
+
+    def watch(self, piece):
+        sent = put(self, piece)
+        sizes.append(piece.nbytes)
+        most.append(sum(other.nbytes for other in self._on_their_way))
+        return sent
+
+    monkeypatch.setattr(TensorReader, "_put", watch)
+    got = jax.tree.leaves(nnx.split(load(file))[1])
+    assert sum(sizes) == file.num_bytes and len(sizes) > 2 * len(file.tensors)
+    assert max(most) <= max(3000, *sizes)
+    for one, other in zip(got, wanted, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_every_weight_knows_its_axes(tmp_path):
     for dtype in ("float32", "int8"):
         _, state = nnx.split(load(toy_file(tmp_path), dtype))

@@ -151,9 +151,40 @@ def test_what_breaks_while_the_engine_runs_is_done_without(started, caplog):
         wait_for_reading()
     finally:
         path.write_bytes(whole)
-    assert "forward_decode_2 is missing: its steps are padded" in caplog.text
+    assert "forward_decode_2 is missing: its steps are those of others" in caplog.text
     assert Bucket(2, 0) not in engine.runner.programs.forward
     assert answer(engine) == wanted
+
+
+def test_forwards_in_two_programs_are_read_later_or_done_without(
+    own_cache, tmp_path, monkeypatch, caplog
+):
+    short = Bucket(64, 1)
+    monkeypatch.setattr("runtime.start.first_layers", lambda *_: {short: 1})
+    path = write_gguf(tmp_path / "tiny.gguf", size="tiny")
+    config = RuntimeConfig(
+        str(path),
+        dtype="float32",
+        max_model_len=256,
+        max_num_seqs=4,
+        max_num_batched_tokens=128,
+        compilation_cache_dir=str(tmp_path / "cache"),
+    )
+    made = start(config)
+    wanted = answer(made)
+    assert made.runner.programs.in_two.get(short) is not None
+    read = start(config, at_once=False)
+    assert read.info.num_programs_cached == read.info.num_programs == made.info.num_programs
+    wait_for_reading()
+    assert read.runner.programs.in_two.get(short) is not None
+    assert answer(read) == wanted
+    (half,) = (tmp_path / "cache" / "programs").glob("begin_prefill_64-*")
+    half.write_bytes(half.read_bytes()[:100])
+    without = start(config, at_once=False)
+    wait_for_reading()
+    assert "begin_prefill_64 is missing" in caplog.text
+    assert without.runner.programs.in_two.get(short) is None
+    assert answer(without) == wanted
 
 
 def wait_for_reading():

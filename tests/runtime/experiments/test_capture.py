@@ -12,13 +12,13 @@ from jax.sharding import PartitionSpec as P
 
 from models.mesh import make_mesh
 from models.operations import Operations
-from models.qwen2 import Reduction
+from models.reduction import Reduction
 from models.sites import Recorder
 from runtime.compile_log import CompileLog
 from runtime.errors import RequestError
 from runtime.experiments.interventions import Add, Patch, Replace, Scale
+from runtime.forward import forward, leaves_out
 from runtime.request import SamplingParams
-from runtime.step import forward, leaves_out
 from runtime.step_functions import all_reduce_of
 from runtime.step_input import forward_packing
 

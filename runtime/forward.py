@@ -1,0 +1,165 @@
+"""The forward program of a step, as a pure function of arrays.
+
+`begin` and `go_on` are the same in two: the device begins while the host prepares the second.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+from models.kv_cache import (
+    Attention,
+    Decode,
+    Enter,
+    KVCache,
+    ModelInput,
+    PagedAttention,
+    make_paged_attention,
+)
+from models.operations import Operations
+from models.qwen2 import Decoder, chosen
+from models.reduction import Reduction
+from models.sites import Tap, untouched
+from runtime.packing import from_bits
+from runtime.slots import SlotState
+
+# Tokens for each row that is wanted, from which on the last layer computes these alone: another
+# layer to compile for a part of one that is saved.
+FEWER_ROWS = 2.5
+
+
+def forward(
+    decoder: Decoder,
+    cache: KVCache,
+    state: SlotState,
+    inputs: dict[str, Array],
+    *,
+    operations: Operations,
+    reduction: Reduction,
+    tap: Tap = untouched,
+    make_attention: Callable[
+        [ModelInput, PagedAttention, Enter, Decode | None], Attention[KVCache]
+    ] = make_paged_attention,
+) -> tuple[KVCache, SlotState, Array]:
+    """Runs a step's tokens through the layers.
+
+    Args:
+        inputs: `runtime.step_input.forward_packing`.
+        tap, make_attention: what experiments put in their place (runtime/experiments).
+
+    Returns:
+        the cache and the state with the step in them, and the hidden states [R, D] of the tokens
+        after which one is to be sampled or that are reported on.
+    """
+    state = _entered(state, inputs)
+    step, rows = _model_input(state, inputs), _wanted_alone(inputs)
+    hidden, cache = decoder(
+        step.token_ids,
+        jnp.maximum(step.positions, 0),
+        make_attention(step, operations.attend, operations.enter, operations.decode),
+        cache,
+        reduction,
+        operations.add_norm,
+        tap,
+        rows,
+    )
+    return cache, state, hidden if rows is not None else chosen(hidden, inputs["hidden_rows"])
+
+
+def begin(
+    decoder: Decoder,
+    cache: KVCache,
+    state: SlotState,
+    inputs: dict[str, Array],
+    *,
+    num_layers: int,
+    operations: Operations,
+    reduction: Reduction,
+) -> tuple[KVCache, SlotState, Array]:
+    """The first layers of `forward`, and the residual stream behind them, [T, D]."""
+    state = _entered(state, inputs)
+    step = _model_input(state, inputs)
+    stream, cache = decoder.run(
+        decoder.embed(step.token_ids),
+        jnp.maximum(step.positions, 0),
+        make_paged_attention(step, operations.attend, operations.enter, operations.decode),
+        cache,
+        reduction,
+        operations.add_norm,
+        layers=range(num_layers),
+    )
+    return cache, state, stream
+
+
+def go_on(
+    decoder: Decoder,
+    cache: KVCache,
+    state: SlotState,
+    inputs: dict[str, Array],
+    stream: Array,
+    *,
+    num_layers: int,
+    operations: Operations,
+    reduction: Reduction,
+) -> tuple[KVCache, Array]:
+    """What `forward` does after its first layers, with what `begin` gave."""
+    step, rows = _model_input(state, inputs), _wanted_alone(inputs)
+    hidden, cache = decoder.run(
+        stream,
+        jnp.maximum(step.positions, 0),
+        make_paged_attention(step, operations.attend, operations.enter, operations.decode),
+        cache,
+        reduction,
+        operations.add_norm,
+        rows=rows,
+        layers=range(num_layers, len(decoder.layers)),
+    )
+    return cache, hidden if rows is not None else chosen(hidden, inputs["hidden_rows"])
+
+
+def _entered(state: SlotState, inputs: dict[str, Array]) -> SlotState:
+    """The state with a step's requests, pages and samples."""
+    state = _admit(state, inputs["admitted"])
+    slot, index, page = inputs["pages"].T
+    page_table = state.page_table.at[slot, index].set(page, mode="drop")
+    return replace(state, page_table=page_table, samples=inputs["samples"])
+
+
+def _model_input(state: SlotState, inputs: dict[str, Array]) -> ModelInput:
+    given, slots = inputs["token_ids"], inputs["slots"]
+    last_token = state.last_token.at[slots].get(mode="clip")
+    return ModelInput(
+        token_ids=jnp.where(given >= 0, given, last_token),
+        positions=inputs["positions"],
+        slots=slots,
+        blocks=inputs["blocks"],
+        page_table=state.page_table,
+    )
+
+
+def _wanted_alone(inputs: dict[str, Array]) -> Array | None:
+    """The tokens that the end of the last layer is computed for; None: all."""
+    rows = inputs["hidden_rows"]
+    return rows if leaves_out(len(inputs["token_ids"]), len(rows)) else None
+
+
+def leaves_out(num_tokens: int, num_rows: int) -> bool:
+    """Whether the end of the last layer is computed for the rows alone that can be wanted."""
+    return num_rows * FEWER_ROWS <= num_tokens
+
+
+def _admit(state: SlotState, admitted: Array) -> SlotState:
+    """Sampling parameters of new requests; those of slot S are dropped."""
+    slot = admitted[:, 0]
+    return replace(
+        state,
+        seeds=state.seeds.at[slot].set(
+            lax.bitcast_convert_type(admitted[:, 1:4], jnp.uint32), mode="drop"
+        ),
+        top_k=state.top_k.at[slot].set(admitted[:, 4], mode="drop"),
+        sampling=state.sampling.at[slot].set(from_bits(admitted[:, 5:8]), mode="drop"),
+        has_extras=state.has_extras.at[slot].set(admitted[:, 8] != 0, mode="drop"),
+    )

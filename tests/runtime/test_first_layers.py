@@ -1,0 +1,70 @@
+"""Which steps are made of two programs: long enough to hide the host, short enough to notice."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+
+from models.config import ModelConfig
+from runtime.buckets import Buckets
+from runtime.first_layers import first_layers
+
+
+@dataclass(frozen=True)
+class Device:
+    compute_capability: str = "9.0"
+
+
+HOPPER = Device()
+SERVED = Buckets(num_slots=128, max_tokens=2048, min_rows=1)
+SMALL = ModelConfig(
+    architecture="qwen2",
+    name="0.5B",
+    num_layers=24,
+    width=896,
+    ffn_width=4864,
+    num_heads=14,
+    num_kv_heads=2,
+    head_dim=64,
+    vocab_size=151_936,
+    context_length=32_768,
+    rms_eps=1e-6,
+    rope_theta=1e6,
+    rope_scaling=None,
+    tied_embeddings=True,
+)
+LARGE = replace(
+    SMALL,
+    name="7B",
+    num_layers=28,
+    width=3584,
+    ffn_width=18_944,
+    num_heads=28,
+    num_kv_heads=4,
+    head_dim=128,
+    tied_embeddings=False,
+)
+
+
+def test_a_7b_begins_prompts_of_some_hundred_tokens_with_a_few_layers():
+    found = {bucket.name: n for bucket, n in first_layers(LARGE, SERVED, HOPPER, 1).items()}
+    assert found == {"prefill_384": 7, "prefill_512": 5, "prefill_768": 4}
+
+
+def test_the_more_tokens_the_fewer_layers():
+    wide = replace(LARGE, num_layers=80)
+    layers = list(first_layers(wide, SERVED, HOPPER, 1).values())
+    assert len(layers) > 1 and layers == sorted(layers, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("config", "buckets", "device", "num_devices"),
+    [
+        (SMALL, SERVED, HOPPER, 1),  # too short: the host is the limit anyway
+        (LARGE, SERVED, HOPPER, 2),
+        (LARGE, SERVED, Device("10.0"), 1),
+        (LARGE, SERVED, object(), 1),  # a CPU
+        (LARGE, replace(SERVED, one_shape=True), HOPPER, 1),  # the same sums for every request
+    ],
+)
+def test_others_are_one_program(config, buckets, device, num_devices):
+    assert first_layers(config, buckets, device, num_devices) == {}
