@@ -9,13 +9,14 @@ import socket
 
 import jax
 
+from pallas_kernels.kernel_names import without_numbers
 from runtime.exported import Setting, export_program
 from runtime.recipe import Recipe
 
 
 def main() -> None:
     """Works until nobody asks any more."""
-    with socket.socket(fileno=0).makefile("rwb") as owner:
+    with socket.socket(fileno=0).makefile("rwb") as owner, without_numbers():
         setting: Setting = pickle.load(owner)
         for name, value in setting.options.items():
             if jax.config.values[name] != value:

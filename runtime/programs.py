@@ -13,6 +13,7 @@ from jaxtyping import Array
 
 from models.kv_cache import KVCache
 from models.operations import Operations
+from pallas_kernels.kernel_names import without_numbers
 from runtime.buckets import Bucket, Buckets, SampleBucket, SampleMode
 from runtime.compilation_cache import not_through_xla
 from runtime.forwards_in_two import ForwardsInTwo, Half
@@ -131,7 +132,7 @@ def make_programs(
     extras = (state, _vector(extras_packing(shape).size))
     recipes["set_extras"] = Recipe("set_extras", functions.set_extras, extras, state)
     smaller = {*buckets.all, *halves}.difference(buckets.largest)
-    with not_through_xla():
+    with not_through_xla(), without_numbers():
         made = make_all(
             recipes,
             num_threads=num_threads,
