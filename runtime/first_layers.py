@@ -16,7 +16,7 @@ from runtime.buckets import Bucket, Buckets
 # measured on an H200, as all here
 FLOPS_A_SECOND = 650e12  # of a prompt's products
 PREPARING = 1.8e-3  # seconds: what the host needs for the other layers
-LONGEST = 16e-3  # seconds: in a step that takes longer nobody sees the difference
+LONGEST = 12e-3  # seconds: in a step that takes longer nobody sees the difference
 MOST = 1 / 3  # of the layers: with more, the other program would be the short one
 
 

@@ -8,10 +8,11 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import chain, repeat
+from functools import partial
+from itertools import repeat
 from typing import Any
 
-from runtime.lowering import LoweringFailed, LoweringProcess
+from runtime.lowering import LoweringFailed, LoweringProcess, lower_alike
 from runtime.program_store import ProgramStore
 from runtime.recipe import Recipe
 
@@ -68,7 +69,7 @@ def make_all[Key: Hashable](
         begin = time.monotonic()
         with ExitStack() as opened:
             count = min(num_processes, len(missing) // FOR_A_PROCESS)
-            made = _compile(missing, pool, _start(device, count, opened), store)
+            made = _compile(missing, pool, device, _start(device, count, opened), store)
         lower_seconds = time.monotonic() - begin
         # in the order of the recipes
         programs = {key: found[key] or made[key].result() for key in found}
@@ -89,6 +90,7 @@ def _start(device: Any, count: int, opened: ExitStack) -> list[LoweringProcess]:
 def _compile[Key: Hashable](
     missing: Mapping[Key, Recipe],
     pool: ThreadPoolExecutor,
+    device: Any,
     processes: Sequence[LoweringProcess],
     store: ProgramStore | None,
 ) -> dict[Key, Future[Any]]:
@@ -117,9 +119,11 @@ def _compile[Key: Hashable](
         others = [
             helpers.submit(work, process.lower, repeat(waiting.popleft)) for process in processes
         ]
-        # the first ones while the processes start, then from the end, where they are small
-        ends = FIRST if processes else len(missing)
-        work(Recipe.lower, chain(repeat(waiting.popleft, ends), repeat(waiting.pop)))
+        if processes:  # the first ones while they start, with the bytes that their kernels have
+            work(partial(lower_alike, device), repeat(waiting.popleft, FIRST))
+            work(Recipe.lower, repeat(waiting.pop))  # from the end, where they are small
+        else:
+            work(Recipe.lower, repeat(waiting.popleft))
         for other in others:
             other.result()
     work(Recipe.lower, repeat(waiting.popleft))  # what a process left that failed at the end
