@@ -15,6 +15,10 @@ from models.weights import Weight
 from pallas_kernels.add_norm import add, rms_norm
 from pallas_kernels.add_norm import add_norm as plain_add_norm
 
+# between layers: the residual stream, and what the next layer's first norm makes of it, if it is
+# known: the addition before and the norm are one operation
+type Stream = tuple[Float[Array, "T D"], Float[Array, "T D"] | None]
+
 
 def chosen(x: Float[Array, "T ..."], rows: Int[Array, " R"] | None) -> Float[Array, "R ..."]:
     """These tokens' values; None: all."""
@@ -128,10 +132,16 @@ class Layer(nnx.Module):
         add_norm: AddNorm,
         tap: Tap,
         rows: Int[Array, " R"] | None = None,
+        normed: Float[Array, "T D"] | None = None,
     ) -> tuple[Float[Array, "R D"], Float[Array, "terms R D"], Cache]:
-        """The stream and what is to be added; of `rows` alone, where nobody reads the others'."""
+        """The stream and what is to be added; of `rows` alone, where nobody reads the others'.
+
+        Args:
+            normed: `x`, with all that is to be added in it, behind the first norm; None: not yet.
+        """
         number = jnp.asarray(2 * layer)
-        x, normed = self.attn_norm.after(x, terms, reduction.norm(number, add_norm))
+        if normed is None:
+            x, normed = self.attn_norm.after(x, terms, reduction.norm(number, add_norm))
         mixed, cache = self.attn(layer, normed, rope, attention, cache, tap, rows)
         mixed = _seen("attn.out", layer, reduction.before_norm(mixed), tap)
         # a kernel more would take longer to compile than it gains in one layer
@@ -184,8 +194,11 @@ class Decoder(nnx.Module):
             rows: tokens whose hidden states are wanted, which the last layer's feed-forward and all
                 behind attention is computed for; None: all.
         """
-        x = self.embed(token_ids, tap)
-        return self.run(x, positions, attention, cache, reduction, add_norm, tap, rows)
+        stream = self.embed(token_ids, tap), None
+        (x, _), cache = self.run(
+            stream, positions, attention, cache, reduction, add_norm, tap, rows
+        )
+        return x, cache
 
     def embed(self, token_ids: Int[Array, " T"], tap: Tap = untouched) -> Float[Array, "T D"]:
         """What goes into the first layer."""
@@ -194,7 +207,7 @@ class Decoder(nnx.Module):
 
     def run[Cache](
         self,
-        x: Float[Array, "T D"],
+        stream: Stream,
         positions: Int[Array, " T"],
         attention: Attention[Cache],
         cache: Cache,
@@ -203,14 +216,14 @@ class Decoder(nnx.Module):
         tap: Tap = untouched,
         rows: Int[Array, " R"] | None = None,
         layers: range | None = None,
-    ) -> tuple[Float[Array, "R D"], Cache]:
-        """The residual stream behind `layers`, by default all of them, and the cache.
+    ) -> tuple[Stream, Cache]:
+        """What goes on behind `layers`, by default all of them, and the cache.
 
         Args:
-            x: the stream before them.
             rows: as above, if the model's last layer is among them.
         """
         layers = range(len(self.layers)) if layers is None else layers
+        x, normed = stream
         terms: Array | None = None
         with jax.named_scope("rope"):
             rope = rope_tables(self.config, positions)
@@ -223,23 +236,31 @@ class Decoder(nnx.Module):
             terms: Array | None,
             cache: Cache,
             rows: Array | None,
+            normed: Array | None,
         ) -> tuple[Array, Array, Cache]:
-            return block(layer, x, terms, rope, attention, cache, reduction, add_norm, tap, rows)
+            return block(
+                layer, x, terms, rope, attention, cache, reduction, add_norm, tap, rows, normed
+            )
 
         for i in layers:
             block = self.layers[i]
             if tap is untouched:
                 # under its own jit a layer is traced once, not once for each of them
-                last = i + 1 == len(self.layers)
-                x, terms, cache = run(block, jnp.int32(i), x, terms, cache, rows if last else None)
+                wanted = rows if i + 1 == len(self.layers) else None
+                x, terms, cache = run(block, jnp.int32(i), x, terms, cache, wanted, normed)
+                normed = None
             else:  # which keeps the values of each layer apart, and sees every sum
                 x = tap("resid_pre", i, x)
                 between = _seen_between(i, tap)
                 x, new, cache = block(i, x, None, rope, attention, cache, reduction, between, tap)
                 x = tap("resid_post", i, add(x, new))
         if terms is None:
-            return chosen(x, rows), cache
-        return reduction.last(jnp.int32(2 * layers.stop), x, terms, self.config.rms_eps), cache
+            return (chosen(x, rows), None), cache
+        number = jnp.int32(2 * layers.stop)
+        if layers.stop < len(self.layers):
+            norm = self.layers[layers.stop].attn_norm
+            return norm.after(x, terms, reduction.norm(number, add_norm)), cache
+        return (reduction.last(number, x, terms, self.config.rms_eps), None), cache
 
 
 class Head(nnx.Module):

@@ -20,7 +20,7 @@ from models.kv_cache import (
     make_paged_attention,
 )
 from models.operations import Operations
-from models.qwen2 import Decoder, chosen
+from models.qwen2 import Decoder, Stream, chosen
 from models.reduction import Reduction
 from models.sites import Tap, untouched
 from runtime.packing import from_bits
@@ -78,12 +78,12 @@ def begin(
     num_layers: int,
     operations: Operations,
     reduction: Reduction,
-) -> tuple[KVCache, SlotState, Array]:
-    """The first layers of `forward`, and the residual stream behind them, [T, D]."""
+) -> tuple[KVCache, SlotState, Array, Array]:
+    """The first layers of `forward`: the residual stream and its norm behind them, [T, D]."""
     state = _entered(state, inputs)
     step = _model_input(state, inputs)
-    stream, cache = decoder.run(
-        decoder.embed(step.token_ids),
+    (x, normed), cache = decoder.run(
+        (decoder.embed(step.token_ids), None),
         jnp.maximum(step.positions, 0),
         make_paged_attention(step, operations.attend, operations.enter, operations.decode),
         cache,
@@ -91,7 +91,8 @@ def begin(
         operations.add_norm,
         layers=range(num_layers),
     )
-    return cache, state, stream
+    assert normed is not None  # a layer follows
+    return cache, state, x, normed
 
 
 def go_on(
@@ -99,7 +100,7 @@ def go_on(
     cache: KVCache,
     state: SlotState,
     inputs: dict[str, Array],
-    stream: Array,
+    stream: Stream,
     *,
     num_layers: int,
     operations: Operations,
@@ -107,7 +108,7 @@ def go_on(
 ) -> tuple[KVCache, Array]:
     """What `forward` does after its first layers, with what `begin` gave."""
     step, rows = _model_input(state, inputs), _wanted_alone(inputs)
-    hidden, cache = decoder.run(
+    (hidden, _), cache = decoder.run(
         stream,
         jnp.maximum(step.positions, 0),
         make_paged_attention(step, operations.attend, operations.enter, operations.decode),

@@ -36,8 +36,8 @@ class ForwardInTwo:
         self, cache: KVCache, state: SlotState, vector: Any
     ) -> tuple[KVCache, SlotState, Array]:
         """What the one program would give for the vector."""
-        cache, state, stream, vector = self.begin(self.first, cache, state, vector)
-        cache, hidden = self.go_on(self.others, cache, state, stream, vector)
+        cache, state, *handed_on = self.begin(self.first, cache, state, vector)
+        cache, hidden = self.go_on(self.others, cache, state, *handed_on)
         return cache, state, hidden
 
 
@@ -93,16 +93,17 @@ class ForwardsInTwo:
             first, others = self._parts[bucket]
             stream = hidden.update(shape=(bucket.num_tokens, hidden.shape[1]))
             given = vector(bucket)
+            handed_on = (stream, stream, given)
             recipes[Half(bucket, True)] = Recipe(
                 f"begin_{bucket.name}",
                 partial(functions.begin, bucket, num_layers),
                 (first.leaves, cache, state, given),
-                (cache, state, stream, given),
+                (cache, state, *handed_on),
             )
             recipes[Half(bucket, False)] = Recipe(
                 f"go_on_{bucket.name}",
                 partial(functions.go_on, bucket, num_layers),
-                (others.leaves, cache, state, stream, given),
+                (others.leaves, cache, state, *handed_on),
                 (cache, hidden),
             )
         return recipes

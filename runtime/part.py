@@ -37,14 +37,11 @@ def take_apart(module: nnx.Module) -> Part:
 
 
 def split_decoder(decoder: Part, num_layers: int) -> tuple[Part, Part]:
-    """The embedding and the first layers, and the others: decoders that have no more."""
+    """The embedding, the first layers and the norm behind them, and the rest."""
     tree = jax.tree.unflatten(decoder.treedef, range(decoder.treedef.num_leaves))
-    others = {
-        place
-        for layer, own in tree["layers"].items()
-        if layer >= num_layers
-        for place in jax.tree.leaves(own)
-    }
+    rest = {layer: own for layer, own in tree["layers"].items() if layer >= num_layers}
+    behind = set(jax.tree.leaves(rest[num_layers]["attn_norm"]))
+    others = set(jax.tree.leaves(rest)) - behind
 
     def part(wanted: Callable[[int], bool]) -> Part:
         kept = jax.tree.map(lambda place: place if wanted(place) else None, tree)

@@ -99,10 +99,10 @@ class StepFunctions:
 
         def run(
             leaves: list[Array], cache: KVCache, state: SlotState, vector: Array
-        ) -> tuple[KVCache, SlotState, Array, Array]:
+        ) -> tuple[KVCache, SlotState, Array, Array, Array]:
             if state.peers is not None:
                 state = replace(state, peers=state.peers.next())
-            cache, state, stream = begin(
+            cache, state, x, normed = begin(
                 part.rebuild(leaves),
                 cache,
                 state,
@@ -111,7 +111,7 @@ class StepFunctions:
                 operations=self._operations,
                 reduction=self._reduction(bucket, state.peers),
             )
-            return cache, state, stream, vector
+            return cache, state, x, normed, vector
 
         cache = partition(CACHE_AXES)
         return over_devices(
@@ -119,7 +119,7 @@ class StepFunctions:
             f"begin_{bucket.name}",
             self._mesh,
             (part.specs, cache, self._state_specs, PartitionSpec()),
-            (cache, self._state_specs, PartitionSpec(), PartitionSpec()),
+            (cache, self._state_specs, *[PartitionSpec()] * 3),
             donated=(1, 2),
         )
 
@@ -129,14 +129,19 @@ class StepFunctions:
         _, part = split_decoder(self._decoder, num_layers)
 
         def run(
-            leaves: list[Array], cache: KVCache, state: SlotState, stream: Array, vector: Array
+            leaves: list[Array],
+            cache: KVCache,
+            state: SlotState,
+            x: Array,
+            normed: Array,
+            vector: Array,
         ) -> tuple[KVCache, Array]:
             return go_on(
                 part.rebuild(leaves),
                 cache,
                 state,
                 packing.unpack(vector),
-                stream,
+                (x, normed),
                 num_layers=num_layers,
                 operations=self._operations,
                 reduction=self._reduction(bucket, state.peers),
@@ -147,7 +152,7 @@ class StepFunctions:
             run,
             f"go_on_{bucket.name}",
             self._mesh,
-            (part.specs, cache, self._state_specs, PartitionSpec(), PartitionSpec()),
+            (part.specs, cache, self._state_specs, *[PartitionSpec()] * 3),
             (cache, PartitionSpec()),
             donated=(1,),
         )

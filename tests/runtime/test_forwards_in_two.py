@@ -95,8 +95,7 @@ def test_a_lone_prompt_gets_the_same_answer(served, in_two, make_request, monkey
         np.testing.assert_allclose(
             [logprob for _, logprob in alone[request_id]],
             [logprob for _, logprob in wanted],
-            rtol=1e-4,
-            atol=1e-5,
+            rtol=1e-5,
         )
 
 
@@ -132,7 +131,8 @@ def test_each_has_the_weights_of_its_layers(served):
     names = param_names(decoder)
     assert sorted(param_names(first) + param_names(others)) == sorted(names)
     assert {name.split(".")[1] for name in param_names(others)} == {"1"}
-    assert {name.split(".")[1] for name in param_names(first) if "." in name} == {"0"}
+    norm = [name for name in param_names(first) if name.startswith("layers.1")]
+    assert norm == ["layers.1.attn_norm.scale"]  # one operation with the addition before
     assert len(first.leaves) == len(first.specs) and len(others.leaves) == len(others.specs)
     own = dict(zip(names, decoder.leaves, strict=True))
     for part in (first, others):
