@@ -5,7 +5,8 @@ python -m benchmarks.transfer FILE [--threads 1 2 4 8] [--piece 16]
 Each way twice: JAX asks the system for memory that devices read, and who makes it ask for more pays
 for it at the first time. loaded: the model, dequantised on the device; the first time with the
 programs for it. pages: each page is touched, nothing is copied. pieces: parts of tensors, by so
-many threads. pinned: the same by way of memory that the device can read itself. whole: tensors.
+many threads. pinned: the same by way of memory that the device can read itself. whole: as tensors
+are, by so many threads.
 """
 
 import argparse
@@ -82,7 +83,7 @@ def load(file: GGUFFile) -> None:
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """That it takes."""
+    """How long it takes."""
     begin = time.perf_counter()
     run()
     return time.perf_counter() - begin

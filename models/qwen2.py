@@ -220,7 +220,7 @@ class Decoder(nnx.Module):
         """What goes on behind `layers`, by default all of them, and the cache.
 
         Args:
-            rows: as above, if the model's last layer is among them.
+            rows: as of a call of the decoder, if the model's last layer is among them.
         """
         layers = range(len(self.layers)) if layers is None else layers
         x, normed = stream

@@ -178,7 +178,7 @@ class TensorReader:
     def _send(self, name: str) -> _Raw:
         self._coming.pop(name, None)
         data, type_ = _device_form(self._file.tensors[name])
-        return _Raw([self._put(piece) for piece in _pieces(data)], type_)
+        return _Raw([self._put(piece) for piece in in_pieces(data)], type_)
 
     def _put(self, piece: np.ndarray) -> Array:
         """Starts a piece on its way, as soon as few others are."""
@@ -214,7 +214,7 @@ def _device_form(tensor: TensorInfo) -> tuple[np.ndarray, gguf.GGMLQuantizationT
     return dense.view(np.uint8), gguf.GGMLQuantizationType.F32
 
 
-def _pieces(data: np.ndarray) -> list[np.ndarray]:
+def in_pieces(data: np.ndarray) -> list[np.ndarray]:
     """Its rows, in parts of about `PIECE_BYTES`."""
     return np.array_split(data, min(len(data), -(-data.nbytes // PIECE_BYTES)))
 

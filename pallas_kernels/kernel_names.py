@@ -1,8 +1,8 @@
-"""Kernels that are the same, byte by byte, in every program that has them.
+"""Kernels that are the same, byte by byte, in every program of a step.
 
 Mosaic GPU compiles a kernel once in a process, and knows it again by its bytes. Those hold a name
 for files that it may be asked to write, and the name holds the number of kernels before: so each
-program's kernels are compiled again, one at a time (half a second each).
+program's kernels are compiled again, one at a time (a third of a second each).
 """
 
 from collections.abc import Iterator
@@ -14,15 +14,18 @@ from jaxlib.mlir import ir
 
 FILE_NAME = "mosaic_gpu.dump_basename"
 DIALECT: Any = mosaic.dialect  # type: ignore[attr-defined]  # which Mosaic and Pallas look into
+NUMBERED = DIALECT.get_or_set_dump_options
 
 
 @contextmanager
 def without_numbers() -> Iterator[None]:
-    """Where programs are lowered; kernels' files are then named like the kernels."""
-    number = DIALECT.get_or_set_dump_options
+    """Where programs are lowered; of kernels of one name Mosaic would write one file.
+
+    The first that ends of several at once ends it for all: what they lower then has numbers.
+    """
 
     def name(module: ir.Module) -> Any:
-        options = number(module)
+        options = NUMBERED(module)
         attributes = module.operation.attributes
         attributes[FILE_NAME] = attributes["sym_name"]
         return options
@@ -31,4 +34,4 @@ def without_numbers() -> Iterator[None]:
     try:
         yield
     finally:
-        DIALECT.get_or_set_dump_options = number
+        DIALECT.get_or_set_dump_options = NUMBERED

@@ -95,6 +95,5 @@ def _resources(load: Workload, wanted: str, top: int) -> str:
         with jax.profiler.trace(folder, profiler_options=settings):
             load.run_bucket(bucket, 2)
         # the prompts before are another program's
-        modules = {f"jit_{part}_{wanted}" for part in ("forward", "begin", "go_on")}
-        own = [event for event in read_events(Path(folder)) if event.module in modules]
+        own = [e for e in read_events(Path(folder)) if e.module == f"jit_forward_{wanted}"]
         return resource_table(own, top)

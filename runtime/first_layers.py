@@ -14,17 +14,21 @@ from pallas_kernels.hopper import is_hopper
 from runtime.buckets import Bucket, Buckets
 
 # measured on an H200, as all here
-FLOPS_A_SECOND = 650e12  # of a prompt's products
+FLOPS_A_SECOND = 650e12  # of a prompt's products, in 16 bits
 PREPARING = 1.8e-3  # seconds: what the host needs for the other layers
-LONGEST = 12e-3  # seconds: in a step that takes longer nobody sees the difference
+LONGEST = 12e-3  # seconds: the more a step takes the less a millisecond is, and starts pay for it
 MOST = 1 / 3  # of the layers: with more, the other program would be the short one
 
 
 def first_layers(
-    config: ModelConfig, buckets: Buckets, device: Any, num_devices: int
+    config: ModelConfig, buckets: Buckets, device: Any, *, num_devices: int, activation: int
 ) -> dict[Bucket, int]:
-    """For each step that is worth it, how many layers its first program has."""
-    if not is_hopper(device) or num_devices > 1 or buckets.one_shape:
+    """For each step that is worth it, how many layers its first program has.
+
+    Args:
+        activation: bytes of an activation's number.
+    """
+    if not is_hopper(device) or num_devices > 1 or activation != 2 or buckets.one_shape:
         return {}
     found = {}
     for bucket in buckets.all:

@@ -125,6 +125,7 @@ class ModelRunner:
             self._cache, self._state, seen = self.instrumented.forward(
                 step.bucket, step.probed, self._cache, self._state, step.forward
             )
+            self._last_forward = seen.hidden
             return seen.processed(step.probed, self._state.last_token)
         in_two = self.programs.in_two.get(step.bucket)
         if in_two is not None and self._is_idle():
@@ -183,7 +184,7 @@ class ModelRunner:
         return StepResult(tokens, list(np.asarray(step.states)[len(plan.samples) + num_scored :]))
 
     def _is_idle(self) -> bool:
-        """Whether the device has done all that it was given, but for a choice perhaps."""
+        """Whether the last forward has ended; its sample program may still run."""
         last = self._last_forward
         return last is None or last.is_ready()  # type: ignore[attr-defined]  # arrays have it
 

@@ -37,7 +37,7 @@ def take_apart(module: nnx.Module) -> Part:
 
 
 def split_decoder(decoder: Part, num_layers: int) -> tuple[Part, Part]:
-    """The embedding, the first layers and the norm behind them, and the rest."""
+    """A decoder in two parts: the second begins behind the first norm of layer `num_layers`."""
     tree = jax.tree.unflatten(decoder.treedef, range(decoder.treedef.num_leaves))
     rest = {layer: own for layer, own in tree["layers"].items() if layer >= num_layers}
     behind = set(jax.tree.leaves(rest[num_layers]["attn_norm"]))

@@ -16,7 +16,7 @@ from models.operations import Operations
 from pallas_kernels.kernel_names import without_numbers
 from runtime.buckets import Bucket, Buckets, SampleBucket, SampleMode
 from runtime.compilation_cache import not_through_xla
-from runtime.forwards_in_two import ForwardsInTwo, Half
+from runtime.forward_in_two import ForwardInTwo, forwards_in_two, recipes_in_two
 from runtime.part import Part, decoder_dtype, decoder_width
 from runtime.program_store import ProgramStore
 from runtime.recipe import Recipe
@@ -47,7 +47,7 @@ class Programs:
     """
 
     forward: dict[Bucket, Forward]
-    in_two: ForwardsInTwo
+    in_two: dict[Bucket, ForwardInTwo]
     sample: dict[SampleBucket, Sample]
     embed: Embed
     set_extras: SetExtras
@@ -59,10 +59,12 @@ class Programs:
 
 
 def _step_bytes(
-    forward: dict[Bucket, Forward], in_two: ForwardsInTwo, sample: dict[SampleBucket, Sample]
+    forward: dict[Bucket, Forward],
+    in_two: dict[Bucket, ForwardInTwo],
+    sample: dict[SampleBucket, Sample],
 ) -> int:
-    """As the compiler says: the largest program of each kind together, since one may start before
-    the other has given its memory back.
+    """As the compiler says: the largest forward, be it in two, and the largest sample program
+    together, since a program may start before the one behind has given its memory back.
     """
     forwards = [_own_bytes(program) for program in forward.values()]
     forwards += [_own_bytes(two.begin) + _own_bytes(two.go_on) for two in in_two.values()]
@@ -106,7 +108,6 @@ def make_programs(
         decoder_dtype(decoder),
         sharding=NamedSharding(mesh, PartitionSpec()),
     )
-    in_two = ForwardsInTwo(decoder, first_layers)
 
     def vector(bucket: Bucket) -> jax.ShapeDtypeStruct:
         return _vector(forward_packing(bucket, shape).size)
@@ -121,8 +122,9 @@ def make_programs(
         # the largest takes longest
         for bucket in reversed(buckets.all)
     }
-    halves = in_two.recipes(functions, cache, state, hidden, vector)
-    recipes |= halves
+    recipes |= recipes_in_two(
+        decoder, first_layers, functions, cache, state, hidden=hidden, vector=vector
+    )
     for sampled in buckets.samples:
         arguments = (head.leaves, state, hidden, *_masks(sampled, shape))
         recipes[sampled] = Recipe(
@@ -131,7 +133,7 @@ def make_programs(
     recipes["embed"] = Recipe("embed", functions.embed, (head.leaves, hidden), hidden)
     extras = (state, _vector(extras_packing(shape).size))
     recipes["set_extras"] = Recipe("set_extras", functions.set_extras, extras, state)
-    smaller = {*buckets.all, *halves}.difference(buckets.largest)
+    smaller = set(buckets.all) - set(buckets.largest)
     with not_through_xla(), without_numbers():
         made = make_all(
             recipes,
@@ -141,18 +143,8 @@ def make_programs(
             store=store,
             may_wait=() if at_once else smaller,
         )
-    forward: dict[Bucket, Forward] = {}
-
-    def keep(key: Bucket | Half, program: Any) -> None:
-        if isinstance(key, Half):
-            in_two.keep(key, program)
-        else:
-            forward[key] = program
-
-    steps: list[Bucket | Half] = [*buckets.all, *halves]
-    for key in steps:
-        if key in made.programs:
-            keep(key, made.programs[key])
+    forward = {bucket: made.programs[bucket] for bucket in buckets.all if bucket in made.programs}
+    in_two = forwards_in_two(decoder, first_layers, made.programs)
     sample = {bucket: made.programs[bucket] for bucket in buckets.samples}
     programs = Programs(
         forward=forward,
@@ -168,7 +160,7 @@ def make_programs(
     )
     if store is not None:
         store.prune()
-        read_later(made, store, keep)
+        read_later(made, store, programs.forward)
     return programs
 
 

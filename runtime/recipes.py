@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from itertools import repeat
+from itertools import chain, repeat
 from typing import Any
 
 from runtime.lowering import LoweringFailed, LoweringProcess, lower_alike
@@ -96,6 +96,8 @@ def _compile[Key: Hashable](
 ) -> dict[Key, Future[Any]]:
     """Lowers all, here and in the processes, and has the pool compile them."""
     waiting = deque(missing.items())
+    # programs share the kernels whose bytes are the same
+    here = partial(lower_alike, device) if processes else Recipe.lower
     made: dict[Key, Future[Any]] = {}
 
     def work(lower: Callable[[Recipe], Any], takes: Iterable[Callable[[], Any]]) -> None:
@@ -119,21 +121,19 @@ def _compile[Key: Hashable](
         others = [
             helpers.submit(work, process.lower, repeat(waiting.popleft)) for process in processes
         ]
-        if processes:  # the first ones while they start, with the bytes that their kernels have
-            work(partial(lower_alike, device), repeat(waiting.popleft, FIRST))
-            work(Recipe.lower, repeat(waiting.pop))  # from the end, where they are small
-        else:
-            work(Recipe.lower, repeat(waiting.popleft))
+        # the first ones while the processes start, then from the end, where they are small
+        ends = FIRST if processes else len(missing)
+        work(here, chain(repeat(waiting.popleft, ends), repeat(waiting.pop)))
         for other in others:
             other.result()
-    work(Recipe.lower, repeat(waiting.popleft))  # what a process left that failed at the end
+    work(here, repeat(waiting.popleft))  # what a process left that failed at the end
     return made
 
 
 def read_later[Key: Hashable](
-    made: Made[Key], store: ProgramStore, keep: Callable[[Key, Any], None]
+    made: Made[Key], store: ProgramStore, programs: dict[Key, Any]
 ) -> None:
-    """Has a thread read what was left for later, one after the other, and give it to `keep`."""
+    """Has a thread read what was left for later into `programs`, one after the other."""
     if not made.later:
         return
 
@@ -143,9 +143,9 @@ def read_later[Key: Hashable](
                 return  # the process ends, which waits for this thread
             program = _read(recipe, store)
             if program is None:
-                logger.warning("%s is missing: its steps are those of others", recipe.name)
+                logger.warning("%s is missing: its steps are padded to others' shapes", recipe.name)
             else:
-                keep(key, program)
+                programs[key] = program
 
     threading.Thread(target=read, name="read-programs").start()
 

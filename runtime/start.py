@@ -74,6 +74,7 @@ def start_engine(
     report: Report,
     make_guide: MakeGuide | None = None,
     at_once: bool = True,
+    in_two: bool = True,
 ) -> Engine:
     """The engine, ready to serve: nothing will be compiled.
 
@@ -83,6 +84,7 @@ def start_engine(
         make_guide: for structured outputs; None refuses them.
         at_once: all programs are there too. Else those that an earlier start has left are read
             while the engine runs, and its first steps are padded to the largest shapes.
+        in_two: where it is faster the steps of lone prompts are two programs.
 
     Raises:
         ModelFileError: the file is broken or not supported.
@@ -95,6 +97,8 @@ def start_engine(
     chosen = _choose(config, in_file)
     model_facts = on_devices(in_file, chosen.num_devices)
     mesh = make_mesh(chosen.num_devices)
+    # the first array on a GPU has JAX take its memory, for more than a second
+    jax.block_until_ready([jax.device_put(0, device) for device in mesh.devices.flat])
 
     expected = forecast(
         mesh.devices.flat[0],
@@ -161,8 +165,14 @@ def start_engine(
         ),
         at_once=at_once,
         first_layers=first_layers(
-            model_facts, chosen.buckets, mesh.devices.flat[0], chosen.num_devices
-        ),
+            model_facts,
+            chosen.buckets,
+            mesh.devices.flat[0],
+            num_devices=chosen.num_devices,
+            activation=jnp.dtype(chosen.activations).itemsize,
+        )
+        if in_two
+        else {},
     )
     programs = runner.programs
     check_room(mesh.devices.flat[0], programs.step_bytes)
@@ -224,7 +234,7 @@ def fastest_faithful_dtype() -> str:
 
 
 def _start_back_end() -> None:
-    """Has JAX look for its devices, and take their memory: on a GPU the first array does.
+    """Has JAX look for its devices.
 
     Raises:
         ValueError: it has none.
@@ -235,7 +245,6 @@ def _start_back_end() -> None:
         asked = os.environ.get("JAX_PLATFORMS", "")
         reason = str(error) or f"JAX_PLATFORMS={asked} has no device"
         raise ValueError(f"JAX has nothing to compute on: {reason}") from error
-    jax.block_until_ready([jax.device_put(0, device) for device in jax.local_devices()])
 
 
 def _choose(config: RuntimeConfig, model: ModelConfig) -> _Choices:

@@ -100,8 +100,6 @@ class StepFunctions:
         def run(
             leaves: list[Array], cache: KVCache, state: SlotState, vector: Array
         ) -> tuple[KVCache, SlotState, Array, Array, Array]:
-            if state.peers is not None:
-                state = replace(state, peers=state.peers.next())
             cache, state, x, normed = begin(
                 part.rebuild(leaves),
                 cache,
@@ -109,7 +107,7 @@ class StepFunctions:
                 packing.unpack(vector),
                 num_layers=num_layers,
                 operations=self._operations,
-                reduction=self._reduction(bucket, state.peers),
+                reduction=self._reduction(bucket, None),
             )
             return cache, state, x, normed, vector
 
@@ -144,7 +142,7 @@ class StepFunctions:
                 (x, normed),
                 num_layers=num_layers,
                 operations=self._operations,
-                reduction=self._reduction(bucket, state.peers),
+                reduction=self._reduction(bucket, None),
             )
 
         cache = partition(CACHE_AXES)

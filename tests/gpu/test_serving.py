@@ -1,6 +1,7 @@
 """The engine on a GPU: the same answers as a plain forward pass, in place and without compiling."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from benchmarks.accuracy import Scorer
 from benchmarks.make_gguf import write_gguf
 from models import demo
 from runtime.buckets import Bucket, Buckets
+from runtime.forward_in_two import ForwardInTwo
 from runtime.llm import LLM
 from runtime.request import SamplingParams
 
@@ -54,18 +56,33 @@ def test_the_embedded_model_answers_as_a_plain_forward_in_float32() -> None:
         assert behind.max() <= 0.05  # a near-tie
 
 
-def test_prompts_that_begin_with_a_program_of_few_layers(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def all_prompts(config: object, buckets: Buckets, *_: object) -> dict[Bucket, int]:
+@pytest.fixture
+def in_two(monkeypatch: pytest.MonkeyPatch) -> list[ForwardInTwo]:
+    """Every step with a prompt is two programs; a list of those that ran."""
+
+    def all_prompts(config: object, buckets: Buckets, *_: object, **__: int) -> dict[Bucket, int]:
         return {bucket: 1 for bucket in buckets.all if bucket.num_blocks}
 
+    ran: list[ForwardInTwo] = []
+    call = ForwardInTwo.__call__
+
+    def counted(self: ForwardInTwo, *arguments: Any) -> Any:
+        ran.append(self)
+        return call(self, *arguments)
+
     monkeypatch.setattr("runtime.start.first_layers", all_prompts)
+    monkeypatch.setattr(ForwardInTwo, "__call__", counted)
+    return ran
+
+
+def test_prompts_that_begin_with_a_program_of_few_layers(
+    tiny: Path, in_two: list[ForwardInTwo]
+) -> None:
     prompts = [np.random.default_rng(n).integers(0, 500, n).tolist() for n in (5, 64, 200, 250)]
     params = SamplingParams(temperature=0, max_tokens=8)
     with LLM(str(tiny), dtype="float32", **SMALL) as llm:
-        assert len(llm.engine.runner.programs.in_two.values()) == len(llm.engine.buckets.blocks)
         answers = [llm.generate([prompt], params)[0].outputs[0].token_ids for prompt in prompts]
+    assert len(in_two) == len(prompts)
     scorer = Scorer(tiny, "float32")
     for prompt, answer in zip(prompts, answers, strict=True):
         rows = scorer.log_probs(prompt + answer)[len(prompt) - 1 : -1]
@@ -73,15 +90,19 @@ def test_prompts_that_begin_with_a_program_of_few_layers(
         assert behind.max() <= NEAR_TIE
 
 
-def test_every_program_writes_the_cache_in_place(tiny: Path) -> None:
+def test_every_program_writes_the_cache_in_place(tiny: Path, in_two: list[ForwardInTwo]) -> None:
     # a pool that is larger than the activations of a step
     with LLM(str(tiny), max_model_len=2048, max_num_seqs=64, max_num_batched_tokens=256) as llm:
         runner = llm.engine.runner
         pool = runner._cache.k
-        for bucket, program in runner.programs.forward.items():
+        programs = list(runner.programs.forward.values())
+        for two in runner.programs.in_two.values():
+            programs += [two.begin, two.go_on]
+        assert len(programs) == len(llm.engine.buckets.all) + 2 * len(llm.engine.buckets.blocks)
+        for program in programs:
             memory = program.memory_analysis()
-            assert memory.alias_size_in_bytes >= 2 * pool.nbytes, bucket
-            assert memory.temp_size_in_bytes < pool.nbytes, bucket
+            assert memory.alias_size_in_bytes >= 2 * pool.nbytes
+            assert memory.temp_size_in_bytes < pool.nbytes
 
 
 def test_the_device_is_a_gpu() -> None:

@@ -92,7 +92,7 @@ class Extras:
 
 
 class NumpyDevice:
-    """The programs of runtime/step.py around a model that answers with a hash of what it reads.
+    """A step's programs around a model that answers with a hash of what it reads.
 
     It reads its whole context through the page table, and asserts that what it finds at index i
     was written for position i, after the same tokens.

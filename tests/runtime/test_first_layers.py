@@ -46,24 +46,29 @@ LARGE = replace(
 
 
 def test_a_7b_begins_prompts_of_some_hundred_tokens_with_a_few_layers():
-    found = {bucket.name: n for bucket, n in first_layers(LARGE, SERVED, HOPPER, 1).items()}
+    found = {
+        bucket.name: n
+        for bucket, n in first_layers(LARGE, SERVED, HOPPER, num_devices=1, activation=2).items()
+    }
     assert found == {"prefill_384": 7, "prefill_512": 5}
 
 
 def test_the_more_tokens_the_fewer_layers():
-    layers = list(first_layers(LARGE, SERVED, HOPPER, 1).values())
+    layers = list(first_layers(LARGE, SERVED, HOPPER, num_devices=1, activation=2).values())
     assert len(layers) > 1 and layers == sorted(layers, reverse=True)
 
 
 @pytest.mark.parametrize(
-    ("config", "buckets", "device", "num_devices"),
+    ("config", "buckets", "device", "num_devices", "activation"),
     [
-        (SMALL, SERVED, HOPPER, 1),  # too short: the host is the limit anyway
-        (LARGE, SERVED, HOPPER, 2),
-        (LARGE, SERVED, Device("10.0"), 1),
-        (LARGE, SERVED, object(), 1),  # a CPU
-        (LARGE, replace(SERVED, one_shape=True), HOPPER, 1),  # the same sums for every request
+        (SMALL, SERVED, HOPPER, 1, 2),  # too short: the host is the limit anyway
+        (LARGE, SERVED, HOPPER, 2, 2),
+        (LARGE, SERVED, HOPPER, 1, 4),  # half as fast, at most
+        (LARGE, SERVED, Device("10.0"), 1, 2),
+        (LARGE, SERVED, object(), 1, 2),  # a CPU
+        (LARGE, replace(SERVED, one_shape=True), HOPPER, 1, 2),  # the same sums for every request
     ],
 )
-def test_others_are_one_program(config, buckets, device, num_devices):
-    assert first_layers(config, buckets, device, num_devices) == {}
+def test_others_are_one_program(config, buckets, device, num_devices, activation):
+    found = first_layers(config, buckets, device, num_devices=num_devices, activation=activation)
+    assert found == {}

@@ -8,7 +8,9 @@ import pytest
 
 from models.mesh import make_mesh
 from models.operations import Operations
+from pallas_kernels.kernel_names import DIALECT, NUMBERED
 from runtime.buckets import Bucket
+from runtime.programs import make_programs
 from runtime.step_functions import StepFunctions, compiler_options
 from runtime.step_input import forward_packing
 
@@ -19,6 +21,32 @@ def test_there_is_a_program_for_every_shape(served):
     assert list(programs.sample) == served.buckets.samples
     assert programs.num_programs == len(served.buckets.all) + len(served.buckets.samples) + 2
     assert programs.seconds > 0
+
+
+def test_they_are_lowered_where_kernels_have_no_numbers(served, monkeypatch):
+    class Made(Exception):
+        pass
+
+    def look(recipes, **_):
+        assert DIALECT.get_or_set_dump_options is not NUMBERED
+        raise Made
+
+    monkeypatch.setattr("runtime.programs.make_all", look)
+    runner = served.runner
+    with pytest.raises(Made):
+        make_programs(
+            runner.decoder,
+            runner.head,
+            mesh=make_mesh(1),
+            buckets=served.buckets,
+            shape=served.shape,
+            cache=runner._cache,
+            state=runner._state,
+            operations=Operations(),
+            num_threads=1,
+            first_layers={},
+        )
+    assert DIALECT.get_or_set_dump_options is NUMBERED
 
 
 def test_every_forward_program_writes_the_pool_in_place(served):

@@ -15,6 +15,7 @@ from runtime.buckets import Bucket
 from runtime.compilation_cache import XLA_FOLDER, not_through_xla, use_compilation_cache
 from runtime.compile_log import CompileLog
 from runtime.config import RuntimeConfig
+from runtime.forward_in_two import ForwardInTwo
 from runtime.program_store import ProgramStore
 from runtime.request import SamplingParams
 from runtime.start import start_engine
@@ -151,16 +152,14 @@ def test_what_breaks_while_the_engine_runs_is_done_without(started, caplog):
         wait_for_reading()
     finally:
         path.write_bytes(whole)
-    assert "forward_decode_2 is missing: its steps are those of others" in caplog.text
+    assert "forward_decode_2 is missing: its steps are padded" in caplog.text
     assert Bucket(2, 0) not in engine.runner.programs.forward
     assert answer(engine) == wanted
 
 
-def test_forwards_in_two_programs_are_read_later_or_done_without(
-    own_cache, tmp_path, monkeypatch, caplog
-):
+def test_forwards_in_two_programs_are_kept_too(own_cache, tmp_path, monkeypatch):
     short = Bucket(64, 1)
-    monkeypatch.setattr("runtime.start.first_layers", lambda *_: {short: 1})
+    monkeypatch.setattr("runtime.start.first_layers", lambda *_, **__: {short: 1})
     path = write_gguf(tmp_path / "tiny.gguf", size="tiny")
     config = RuntimeConfig(
         str(path),
@@ -170,21 +169,23 @@ def test_forwards_in_two_programs_are_read_later_or_done_without(
         max_num_batched_tokens=128,
         compilation_cache_dir=str(tmp_path / "cache"),
     )
+    calls = []
+    call = ForwardInTwo.__call__
+    monkeypatch.setattr(
+        ForwardInTwo, "__call__", lambda self, *rest: calls.append(self) or call(self, *rest)
+    )
     made = start(config)
     wanted = answer(made)
-    assert made.runner.programs.in_two.get(short) is not None
+    assert calls == [made.runner.programs.in_two[short]]
     read = start(config, at_once=False)
     assert read.info.num_programs_cached == read.info.num_programs == made.info.num_programs
+    assert read.info.step_bytes == made.info.step_bytes
     wait_for_reading()
-    assert read.runner.programs.in_two.get(short) is not None
     assert answer(read) == wanted
-    (half,) = (tmp_path / "cache" / "programs").glob("begin_prefill_64-*")
-    half.write_bytes(half.read_bytes()[:100])
-    without = start(config, at_once=False)
-    wait_for_reading()
-    assert "begin_prefill_64 is missing" in caplog.text
-    assert without.runner.programs.in_two.get(short) is None
-    assert answer(without) == wanted
+    assert calls[1:] == [read.runner.programs.in_two[short]]
+    whole = start_engine(config, open_gguf(config.model), [], report=lambda *_: None, in_two=False)
+    assert whole.runner.programs.in_two == {}
+    assert answer(whole) == wanted and len(calls) == 2
 
 
 def wait_for_reading():

@@ -10,10 +10,10 @@ import pytest
 from models.mesh import make_mesh
 from models.operations import Operations
 from runtime.experiments.pure_model import param_names
-from runtime.forwards_in_two import ForwardsInTwo, Half
+from runtime.forward_in_two import forwards_in_two, recipes_in_two
 from runtime.part import split_decoder
 from runtime.step_functions import StepFunctions
-from runtime.step_input import forward_packing
+from runtime.step_input import forward_packing, make_step_input
 
 
 @dataclass
@@ -43,26 +43,28 @@ def halves(served):
     """Both programs of every step with a prompt; the first has one layer of two."""
     runner = served.runner
     functions = StepFunctions(runner.decoder, runner.head, make_mesh(1), served.shape, Operations())
-    first_layers = {bucket: 1 for bucket in served.buckets.all if bucket.num_blocks}
     array = partial(jax.ShapeDtypeStruct, dtype=np.int32)
-    hidden = jax.ShapeDtypeStruct((served.buckets.max_rows, served.config.width), np.float32)
-    recipes = ForwardsInTwo(runner.decoder, first_layers).recipes(
+    recipes = recipes_in_two(
+        runner.decoder,
+        first_layers(served),
         functions,
         runner._cache,
         runner._state,
-        hidden,
-        lambda bucket: array((forward_packing(bucket, served.shape).size,)),
+        hidden=jax.ShapeDtypeStruct((served.buckets.max_rows, served.config.width), np.float32),
+        vector=lambda bucket: array((forward_packing(bucket, served.shape).size,)),
     )
-    return first_layers, {half: recipe.lower().compile() for half, recipe in recipes.items()}
+    return {half: recipe.lower().compile() for half, recipe in recipes.items()}
+
+
+def first_layers(served):
+    return {bucket: 1 for bucket in served.buckets.all if bucket.num_blocks}
 
 
 @pytest.fixture
 def in_two(served, halves, monkeypatch):
     """The runner has them."""
-    first_layers, programs = halves
-    forwards = ForwardsInTwo(served.runner.decoder, first_layers)
-    for half, program in programs.items():
-        forwards.keep(half, Counted(program))
+    counted = {half: Counted(program) for half, program in halves.items()}
+    forwards = forwards_in_two(served.runner.decoder, first_layers(served), counted)
     monkeypatch.setattr(served.runner, "programs", replace(served.runner.programs, in_two=forwards))
     return forwards
 
@@ -88,8 +90,7 @@ def test_a_lone_prompt_gets_the_same_answer(served, in_two, make_request, monkey
         alone |= answers(served, [request])
     assert sum(begun for begun, _ in calls(in_two)) >= 2
     assert all(begun == ended for begun, ended in calls(in_two))
-    empty = replace(served.runner.programs, in_two=ForwardsInTwo(served.runner.decoder, {}))
-    monkeypatch.setattr(served.runner, "programs", empty)
+    monkeypatch.setattr(served.runner, "programs", replace(served.runner.programs, in_two={}))
     for request_id, wanted in answers(served, requests()).items():
         assert [token for token, _ in alone[request_id]] == [token for token, _ in wanted]
         np.testing.assert_allclose(
@@ -101,28 +102,30 @@ def test_a_lone_prompt_gets_the_same_answer(served, in_two, make_request, monkey
 
 @pytest.mark.parametrize("ended", [False, True])
 def test_a_device_that_has_work_gets_one_program(served, in_two, make_request, monkeypatch, ended):
-    monkeypatch.setattr(served.runner, "_last_forward", Running(ended))
-    served.run([make_request(0, 20, 1, temperature=0.0)])
+    """What the step before gave says so."""
+    scheduler = served.scheduler()
+    scheduler.add(make_request(0, 20, 1, temperature=0.0))
+    step = make_step_input(scheduler.schedule(), served.buckets, served.shape)
+    runner, programs = served.runner, served.runner.programs
+
+    def still_running(*arguments):
+        cache, state, _ = programs.forward[step.bucket](*arguments)
+        return cache, state, Running(ended)
+
+    before = {**programs.forward, step.bucket: still_running}
+    monkeypatch.setattr(runner, "programs", replace(programs, forward=before, in_two={}))
+    runner.forward(step)
+    monkeypatch.setattr(runner, "programs", programs)
+    runner.forward(step)
     assert sum(begun for begun, _ in calls(in_two)) == ended
 
 
 def test_both_write_the_cache_in_place(served, halves):
     cache = served.runner._cache
-    for half, program in halves[1].items():
+    for half, program in halves.items():
         memory = program.memory_analysis()
         assert memory.alias_size_in_bytes >= cache.k.nbytes + cache.v.nbytes, half
         assert memory.temp_size_in_bytes < cache.k.nbytes, half
-
-
-def test_one_half_is_not_enough(served, halves):
-    first_layers, programs = halves
-    forwards = ForwardsInTwo(served.runner.decoder, first_layers)
-    bucket = next(iter(first_layers))
-    assert forwards.get(bucket) is None
-    forwards.keep(Half(bucket, False), programs[Half(bucket, False)])
-    assert forwards.get(bucket) is None and forwards.values() == []
-    forwards.keep(Half(bucket, True), programs[Half(bucket, True)])
-    assert forwards.values() == [forwards.get(bucket)]
 
 
 def test_each_has_the_weights_of_its_layers(served):
