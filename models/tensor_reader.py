@@ -30,8 +30,8 @@ WINDOW = 8
 
 # So many of the file's bytes are on their way to the device at once, in pieces of such a size. JAX
 # has a thread copy each to memory that the device reads, and a program is not started before its
-# tensors are there: without others ahead one thread would copy at a time. More would not be faster:
-# that memory is made by the system at 2 GB/s, and never given back.
+# tensors are there: without others ahead one thread would copy at a time. More would be slower: the
+# system makes that memory more slowly than it is filled, and JAX never gives it back.
 AHEAD_BYTES = 128 << 20
 PIECE_BYTES = 16 << 20
 

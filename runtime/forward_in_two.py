@@ -35,7 +35,7 @@ class ForwardInTwo:
     def __call__(
         self, cache: KVCache, state: SlotState, vector: Any
     ) -> tuple[KVCache, SlotState, Array]:
-        """What the one program would give for the vector."""
+        """What the one program gives, but for rounding."""
         cache, state, *handed_on = self.begin(self.first, cache, state, vector)
         cache, hidden = self.go_on(self.others, cache, state, *handed_on)
         return cache, state, hidden
