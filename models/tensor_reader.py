@@ -178,7 +178,8 @@ class TensorReader:
     def _send(self, name: str) -> _Raw:
         self._coming.pop(name, None)
         data, type_ = _device_form(self._file.tensors[name])
-        return _Raw([self._put(piece) for piece in in_pieces(data)], type_)
+        pieces = in_pieces(data) if is_copied(self._mesh) else [data]
+        return _Raw([self._put(piece) for piece in pieces], type_)
 
     def _put(self, piece: np.ndarray) -> Array:
         """Starts a piece on its way, as soon as few others are."""
@@ -212,6 +213,11 @@ def _device_form(tensor: TensorInfo) -> tuple[np.ndarray, gguf.GGMLQuantizationT
         return tensor.data, tensor.type
     dense = np.ascontiguousarray(dequantize_on_host(tensor.data, tensor.type), dtype="<f4")
     return dense.view(np.uint8), gguf.GGMLQuantizationType.F32
+
+
+def is_copied(mesh: Mesh) -> bool:
+    """Whether the devices have memory of their own; a CPU reads a file's bytes where they are."""
+    return bool(mesh.devices.flat[0].platform != "cpu")
 
 
 def in_pieces(data: np.ndarray) -> list[np.ndarray]:
