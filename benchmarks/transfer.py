@@ -27,7 +27,7 @@ from models.config import model_config
 from models.gguf_file import GGUFFile, open_gguf
 from models.load import load_model
 from models.mesh import make_mesh
-from models.tensor_reader import WINDOW
+from models.tensor_reader import PIECE_BYTES, WINDOW, in_pieces
 from profiling.start_times import touch_pages
 from runtime.start import fastest_faithful_dtype
 
@@ -48,8 +48,8 @@ def put_all(
 
 def pieces(tensors: Iterable[np.ndarray], num_bytes: int) -> list[np.ndarray]:
     """The same bytes in parts of about so many."""
-    flat = [data.reshape(-1).view(np.uint8) for data in tensors]
-    return [part for data in flat for part in np.array_split(data, -(-data.size // num_bytes))]
+    flat = (data.reshape(-1).view(np.uint8) for data in tensors)
+    return [part for data in flat for part in in_pieces(data, num_bytes)]
 
 
 def by_way_of_pinned(device: Any, part: np.ndarray) -> Array:
@@ -96,7 +96,7 @@ def main() -> None:
     )
     parser.add_argument("file", type=Path)
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2, 4, 8])
-    parser.add_argument("--piece", type=int, default=16, help="MiB")
+    parser.add_argument("--piece", type=int, default=PIECE_BYTES >> 20, help="MiB")
     options = parser.parse_args()
     file = open_gguf(options.file)
     print(f"{file.num_bytes / 1e9:.2f} GB to {jax.devices()[0].device_kind}")

@@ -178,7 +178,7 @@ class TensorReader:
     def _send(self, name: str) -> _Raw:
         self._coming.pop(name, None)
         data, type_ = _device_form(self._file.tensors[name])
-        pieces = in_pieces(data) if is_copied(self._mesh) else [data]
+        pieces = in_pieces(data, PIECE_BYTES) if is_copied(self._mesh) else [data]
         return _Raw([self._put(piece) for piece in pieces], type_)
 
     def _put(self, piece: np.ndarray) -> Array:
@@ -220,9 +220,9 @@ def is_copied(mesh: Mesh) -> bool:
     return bool(mesh.devices.flat[0].platform != "cpu")
 
 
-def in_pieces(data: np.ndarray) -> list[np.ndarray]:
-    """Its rows, in parts of about `PIECE_BYTES`."""
-    return np.array_split(data, min(len(data), -(-data.nbytes // PIECE_BYTES)))
+def in_pieces(data: np.ndarray, num_bytes: int) -> list[np.ndarray]:
+    """Its rows, in parts of about so many bytes."""
+    return np.array_split(data, min(len(data), -(-data.nbytes // num_bytes)))
 
 
 def _whole(pieces: list[Array]) -> Array:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from models.gguf_file import GGUFFile, open_gguf
-from models.tensor_reader import in_pieces
+from models.tensor_reader import PIECE_BYTES, in_pieces
 from profiling.start_log import StartLog
 from profiling.workload import Workload, demo_path
 from runtime.config import RuntimeConfig
@@ -157,5 +157,5 @@ def touch_pages(file: GGUFFile) -> None:
 
 def _transfer(file: GGUFFile) -> None:
     for tensor in file.tensors.values():
-        for piece in in_pieces(tensor.data):
+        for piece in in_pieces(tensor.data, PIECE_BYTES):
             jax.device_put(piece).block_until_ready()

@@ -78,7 +78,7 @@ def export_program(recipe: Recipe, setting: Setting) -> Exported:
 
 
 def lower_exported(exported: bytes, recipe: Recipe) -> Any:
-    """What another process has lowered, as if it had been lowered here."""
+    """What was exported, as if it had been lowered for the recipe at once."""
     program = export.deserialize(bytearray(exported))
     tree = jax.tree.structure(recipe.result)
     function = recipe.function()

@@ -26,6 +26,10 @@ from models.sites import Tap, untouched
 from runtime.packing import from_bits
 from runtime.slots import SlotState
 
+type MakeAttention = Callable[
+    [ModelInput, PagedAttention, Enter, Decode | None], Attention[KVCache]
+]
+
 # Tokens for each row that is wanted, from which on the last layer computes these alone: another
 # layer to compile for a part of one that is saved.
 FEWER_ROWS = 2.5
@@ -40,9 +44,7 @@ def forward(
     operations: Operations,
     reduction: Reduction,
     tap: Tap = untouched,
-    make_attention: Callable[
-        [ModelInput, PagedAttention, Enter, Decode | None], Attention[KVCache]
-    ] = make_paged_attention,
+    make_attention: MakeAttention = make_paged_attention,
 ) -> tuple[KVCache, SlotState, Array]:
     """Runs a step's tokens through the layers.
 
@@ -55,18 +57,17 @@ def forward(
         after which one is to be sampled or that are reported on.
     """
     state = _entered(state, inputs)
-    step, rows = _model_input(state, inputs), _wanted_alone(inputs)
-    hidden, cache = decoder(
-        step.token_ids,
-        jnp.maximum(step.positions, 0),
-        make_attention(step, operations.attend, operations.enter, operations.decode),
+    (hidden, _), cache = _run(
+        decoder,
         cache,
-        reduction,
-        operations.add_norm,
-        tap,
-        rows,
+        state,
+        inputs,
+        operations=operations,
+        reduction=reduction,
+        tap=tap,
+        make_attention=make_attention,
     )
-    return cache, state, hidden if rows is not None else chosen(hidden, inputs["hidden_rows"])
+    return cache, state, _wanted(hidden, inputs)
 
 
 def begin(
@@ -81,14 +82,13 @@ def begin(
 ) -> tuple[KVCache, SlotState, Array, Array]:
     """The first layers of `forward`: the residual stream and its norm behind them, [T, D]."""
     state = _entered(state, inputs)
-    step = _model_input(state, inputs)
-    (x, normed), cache = decoder.run(
-        (decoder.embed(step.token_ids), None),
-        jnp.maximum(step.positions, 0),
-        make_paged_attention(step, operations.attend, operations.enter, operations.decode),
+    (x, normed), cache = _run(
+        decoder,
         cache,
-        reduction,
-        operations.add_norm,
+        state,
+        inputs,
+        operations=operations,
+        reduction=reduction,
         layers=range(num_layers),
     )
     assert normed is not None  # a layer follows
@@ -107,18 +107,52 @@ def go_on(
     reduction: Reduction,
 ) -> tuple[KVCache, Array]:
     """What `forward` does after its first layers, with what `begin` gave."""
-    step, rows = _model_input(state, inputs), _wanted_alone(inputs)
-    (hidden, _), cache = decoder.run(
-        stream,
-        jnp.maximum(step.positions, 0),
-        make_paged_attention(step, operations.attend, operations.enter, operations.decode),
+    (hidden, _), cache = _run(
+        decoder,
+        cache,
+        state,
+        inputs,
+        operations=operations,
+        reduction=reduction,
+        stream=stream,
+        layers=range(num_layers, len(decoder.layers)),
+    )
+    return cache, _wanted(hidden, inputs)
+
+
+def _run(
+    decoder: Decoder,
+    cache: KVCache,
+    state: SlotState,
+    inputs: dict[str, Array],
+    *,
+    operations: Operations,
+    reduction: Reduction,
+    stream: Stream | None = None,
+    layers: range | None = None,
+    tap: Tap = untouched,
+    make_attention: MakeAttention = make_paged_attention,
+) -> tuple[Stream, KVCache]:
+    """What goes on behind `layers`.
+
+    Args:
+        stream: what goes into them; None: the embedded tokens.
+        layers: None: all.
+    """
+    step = _model_input(state, inputs)
+    positions = jnp.maximum(step.positions, 0)
+    attention = make_attention(step, operations.attend, operations.enter, operations.decode)
+    return decoder.run(
+        (decoder.embed(step.token_ids, tap), None) if stream is None else stream,
+        positions,
+        attention,
         cache,
         reduction,
         operations.add_norm,
-        rows=rows,
-        layers=range(num_layers, len(decoder.layers)),
+        tap,
+        inputs["hidden_rows"] if _leaves_out(inputs) else None,
+        layers,
     )
-    return cache, hidden if rows is not None else chosen(hidden, inputs["hidden_rows"])
 
 
 def _entered(state: SlotState, inputs: dict[str, Array]) -> SlotState:
@@ -141,10 +175,13 @@ def _model_input(state: SlotState, inputs: dict[str, Array]) -> ModelInput:
     )
 
 
-def _wanted_alone(inputs: dict[str, Array]) -> Array | None:
-    """The tokens that the end of the last layer is computed for; None: all."""
-    rows = inputs["hidden_rows"]
-    return rows if leaves_out(len(inputs["token_ids"]), len(rows)) else None
+def _wanted(hidden: Array, inputs: dict[str, Array]) -> Array:
+    """The hidden states that a step gives, of those behind the last layer."""
+    return hidden if _leaves_out(inputs) else chosen(hidden, inputs["hidden_rows"])
+
+
+def _leaves_out(inputs: dict[str, Array]) -> bool:
+    return leaves_out(len(inputs["token_ids"]), len(inputs["hidden_rows"]))
 
 
 def leaves_out(num_tokens: int, num_rows: int) -> bool:

@@ -1,9 +1,10 @@
 """Which steps are made of two programs: long enough to hide the host, short enough to notice."""
 
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 import pytest
 
+from benchmarks.make_gguf import SIZES
 from models.config import ModelConfig
 from runtime.buckets import Buckets
 from runtime.first_layers import first_layers
@@ -16,33 +17,30 @@ class Device:
 
 HOPPER = Device()
 SERVED = Buckets(num_slots=128, max_tokens=2048, min_rows=1)
-SMALL = ModelConfig(
-    architecture="qwen2",
-    name="0.5B",
-    num_layers=24,
-    width=896,
-    ffn_width=4864,
-    num_heads=14,
-    num_kv_heads=2,
-    head_dim=64,
-    vocab_size=151_936,
-    context_length=32_768,
-    rms_eps=1e-6,
-    rope_theta=1e6,
-    rope_scaling=None,
-    tied_embeddings=True,
-)
-LARGE = replace(
-    SMALL,
-    name="7B",
-    num_layers=28,
-    width=3584,
-    ffn_width=18_944,
-    num_heads=28,
-    num_kv_heads=4,
-    head_dim=128,
-    tied_embeddings=False,
-)
+
+
+def config_of(size):
+    """As of a file of that size."""
+    layers, width, heads, kv_heads, ffn, vocab, context, tied = astuple(SIZES[size])
+    return ModelConfig(
+        architecture="qwen2",
+        name=size,
+        num_layers=layers,
+        width=width,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=width // heads,
+        ffn_width=ffn,
+        vocab_size=vocab,
+        context_length=context,
+        rms_eps=1e-6,
+        rope_theta=1e6,
+        rope_scaling=None,
+        tied_embeddings=tied,
+    )
+
+
+SMALL, LARGE = config_of("0.5b"), config_of("7b")
 
 
 def test_a_7b_begins_prompts_of_some_hundred_tokens_with_a_few_layers():

@@ -70,12 +70,10 @@ def test_a_steps_programs_pass_xlas_cache_by(own_cache, tmp_path):
     assert (tmp_path / XLA_FOLDER).exists()
 
 
-@pytest.fixture(scope="module")
-def started(tmp_path_factory, own_cache):
-    """A model that has been started once, how it is started, and an answer."""
-    folder = tmp_path_factory.mktemp("started")
+def tiny(folder):
+    """How a tiny model, with its programs in the same folder, is started."""
     path = write_gguf(folder / "tiny.gguf", size="tiny")
-    config = RuntimeConfig(
+    return RuntimeConfig(
         str(path),
         dtype="float32",
         max_model_len=256,
@@ -83,6 +81,13 @@ def started(tmp_path_factory, own_cache):
         max_num_batched_tokens=128,
         compilation_cache_dir=str(folder / "cache"),
     )
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory, own_cache):
+    """A model that has been started once, how it is started, and an answer."""
+    folder = tmp_path_factory.mktemp("started")
+    config = tiny(folder)
     engine = start(config)
     assert engine.info.num_programs_cached == 0
     return config, answer(engine)
@@ -160,15 +165,7 @@ def test_what_breaks_while_the_engine_runs_is_done_without(started, caplog):
 def test_forwards_in_two_programs_are_kept_too(own_cache, tmp_path, monkeypatch):
     short = Bucket(64, 1)
     monkeypatch.setattr("runtime.start.first_layers", lambda *_, **__: {short: 1})
-    path = write_gguf(tmp_path / "tiny.gguf", size="tiny")
-    config = RuntimeConfig(
-        str(path),
-        dtype="float32",
-        max_model_len=256,
-        max_num_seqs=4,
-        max_num_batched_tokens=128,
-        compilation_cache_dir=str(tmp_path / "cache"),
-    )
+    config = tiny(tmp_path)
     calls = []
     call = ForwardInTwo.__call__
     monkeypatch.setattr(
